@@ -1,0 +1,47 @@
+# Everything starts from python3 and make. `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test demo bench lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make the virtual environment from the lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is wanted, $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: setup ## check style and types of names, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
+	$(BIN)/python -m pytest
+
+demo: setup ## mine drawn images with random CLIP weights: shows the plumbing, needs no download
+	$(BIN)/ovseg draw-examples --output $(DEMO)/examples --images 24
+	$(BIN)/ovseg mine --captions $(DEMO)/examples/captions.json --images $(DEMO)/examples/images \
+	    --nouns lexicon --masks felzenszwalb --clip ViT-B-32/random --output $(DEMO)/run
+
+bench: setup ## time and memory against corpus size; writes tables to docs/
+	$(BIN)/python -m benchmarks.scaling
+
+lock: ## resolve pyproject.toml again into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment and the demo
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,1 @@
+"""The miner: verbs over table parts, run by Apache Beam or as plain loops."""

@@ -1,0 +1,49 @@
+"""MASKS: class-agnostic mask proposals, the expensive table that other captions reuse; one row a mask."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.table import BOX_XYWH, RLE, ValueCheck, column, table
+
+
+def mask_size_is_image_size(rows: pa.Table) -> pa.Array:
+    """Whether each row's mask has its image's (height, width)."""
+    size = pc.list_flatten(pc.struct_field(rows["mask"], "size")).to_numpy().reshape(-1, 2)
+    return pa.array((size[:, 0] == rows["height"].to_numpy()) & (size[:, 1] == rows["width"].to_numpy()))
+
+
+def box_is_inside_image(rows: pa.Table) -> pa.Array:
+    """Whether each row's box has an area and lies inside its image."""
+    x, y, w, h = pc.list_flatten(rows["box_xywh_px"]).to_numpy().reshape(-1, 4).T
+    inside = (x >= 0) & (y >= 0) & (x + w <= rows["width"].to_numpy()) & (y + h <= rows["height"].to_numpy())
+    return pa.array(np.asarray(inside & (w > 0) & (h > 0)))
+
+
+MASK_CHECKS = (
+    ValueCheck("mask", "size (height, width) of the image; masks are stored as (H, W)", mask_size_is_image_size),
+    ValueCheck("box_xywh_px", "a box with an area, inside the image", box_is_inside_image),
+    ValueCheck("area_px", "1 or more", lambda rows: pc.greater(rows["area_px"], 0)),
+)
+"""What holds wherever a mask stands: in MASKS and in PAIRS."""
+
+MASKS = table(
+    "masks",
+    1,
+    "one mask proposal of one image; rows are sorted by image_id, then mask_index",
+    [
+        column("image_id", pa.string(), "the image's key in every table"),
+        column("image_uri", pa.string(), "where the image's bytes were read"),
+        column("image_sha256", pa.string(), "sha256 of those bytes, in hex"),
+        column("height", pa.int32(), "image height after EXIF orientation", unit="px"),
+        column("width", pa.int32(), "image width after EXIF orientation", unit="px"),
+        column("mask_index", pa.int32(), "position among the masks of its image, from 0, in the generator's order"),
+        column("mask", RLE, "binary mask as COCO RLE: size [height, width], compressed counts"),
+        column("box_xywh_px", BOX_XYWH, "tight box of the mask: x, y, width, height", unit="px"),
+        column("area_px", pa.int32(), "pixels of the mask", unit="px"),
+        column("predicted_iou", pa.float32(), "the generator's own quality estimate, 0 to 1", nullable=True),
+        column("stability", pa.float32(), "mask IoU between a low and a high threshold, 0 to 1", nullable=True),
+        column("generator", pa.string(), "name of the mask generator"),
+    ],
+    (*MASK_CHECKS, ValueCheck("mask_index", "0 or more", lambda rows: pc.greater_equal(rows["mask_index"], 0))),
+)
