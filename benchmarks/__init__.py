@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each checks its results before it prints a time."""
