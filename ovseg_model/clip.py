@@ -1,0 +1,622 @@
+"""Any open_clip model: weights found by name before work starts, loaded safely, and unit vectors from either tower.
+
+Two halves. `resolve_clip` runs once, in the launcher: it may fetch, and it says what. `load_clip` runs in every
+worker: it reads the file that the resolved weights name, and nothing else. Array names end in their axes: B images,
+T texts, C channels, H and W pixels, L tokens, D dimensions of the shared space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+RANDOM_TAG = "random"
+RANDOM_SEED = 0
+CHECKPOINT_TAG = "checkpoint"
+CONFIG_FILE = "open_clip_config.json"
+LOCAL_FOLDER = "local-dir:"
+"""How open_clip marks an architecture that a folder's config file describes."""
+
+SAFE_FILE, PLAIN_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+"""The names under which open_clip publishes weights, safetensors first."""
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+LENGTH_STEP = 8
+"""Texts are cut to multiples of this many tokens: few distinct lengths, hence well-filled batches."""
+
+LIST_COMMAND = 'python -c "import open_clip; [print(a, t, sep=chr(47)) for a, t in open_clip.list_pretrained()]"'
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """Resolved weights: small and picklable, so that a worker opens exactly what the launcher found."""
+
+    name: str
+    """ARCHITECTURE/TAG, or for a checkpoint its file or folder name (after ARCHITECTURE/ when that was given): the
+    same wherever the file lies, because tables carry it."""
+
+    architecture: str
+    """open_clip's name, or `local-dir:` and the folder whose open_clip_config.json describes the model."""
+
+    tag: str
+    """open_clip's pretrained tag, "random" or "checkpoint"."""
+
+    path: str | None
+    """The weights file on this machine; None for random weights."""
+
+    sha256: str
+    """Of the weights file; for random weights, of a text that names architecture and seed."""
+
+    size_bytes: int
+    """Of the weights file; 0 for random weights."""
+
+    meaningless: bool
+    """Whether every output must be marked as meaningless: random weights."""
+
+    config_sha256: str | None = None
+    """Of open_clip_config.json, when that describes the model."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What decides the model's numbers, free of paths: equal ones are the same model."""
+        model = f"config {self.config_sha256}" if self.config_sha256 else self.architecture
+        return {"name": self.name, "model": model, "tag": self.tag, "sha256": self.sha256}
+
+
+# Finding weights: once, before work starts.
+
+
+def resolve_clip(
+    name: str,
+    architecture: str | None = None,
+    cache_dir: str | None = None,
+    say: Callable[[str], None] = print,
+) -> ClipWeights:
+    """Finds the weights a name stands for and fetches them if need be, after saying what, how large and to where.
+
+    name: ARCHITECTURE/TAG of open_clip; ARCHITECTURE/random, seeded weights that mean nothing; or a checkpoint: a
+    .safetensors, .pt, .pth or .bin file, or a folder as open_clip saves it. architecture: of a checkpoint that has no
+    open_clip_config.json beside it; weights trained with QuickGELU, as OpenAI's and OVSeg's were, need the
+    architecture that ends in -quickgelu. cache_dir: where fetched weights are kept, by default the Hugging Face cache.
+
+    A checkpoint is opened once here, so that one that does not fit stops the run before it starts. Raises UserError
+    for an unknown name, a checkpoint that cannot be read or does not fit, and weights that cannot be fetched.
+    """
+    import open_clip
+
+    head, _, tag = name.rpartition("/")
+    if head in open_clip.list_models():
+        if architecture not in (None, head):
+            raise UserError(
+                f"CLIP {name}: its architecture is {head}, but {architecture} was given as well; leave that away, "
+                "it is for checkpoint files"
+            )
+        weights = _random_weights(head) if tag == RANDOM_TAG else _tagged_weights(head, tag, cache_dir, say)
+    elif os.path.exists(os.path.expanduser(name)):
+        weights = _checkpoint_weights(os.path.abspath(os.path.expanduser(name)), architecture)
+    else:
+        raise UserError(_unknown_name(name))
+    if weights.tag == CHECKPOINT_TAG or needs_transformers(weights.architecture):
+        load_clip(weights)
+    return weights
+
+
+def _random_weights(architecture: str) -> ClipWeights:
+    text = f"open_clip {architecture} initialised with seed {RANDOM_SEED}"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return ClipWeights(f"{architecture}/{RANDOM_TAG}", architecture, RANDOM_TAG, None, sha256, 0, meaningless=True)
+
+
+def _unknown_name(name: str) -> str:
+    """The sentence for a name that is neither a model nor a file."""
+    import open_clip
+
+    if name.startswith(("/", ".", "~")) or name.endswith(CHECKPOINT_SUFFIXES):
+        return (
+            f"CLIP: there is no file or folder {name}; give a checkpoint that exists, or ARCHITECTURE/TAG of open_clip"
+        )
+    known = ["/".join(pair) for pair in open_clip.list_pretrained()]
+    return (
+        f"CLIP: wanted ARCHITECTURE/TAG of open_clip, ARCHITECTURE/random or a checkpoint's path, got {name!r}; "
+        f"{_closest(name, known)}all are listed by: {LIST_COMMAND}"
+    )
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    """The part of a sentence that names what is near, or nothing."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"closest: {', '.join(near)}; " if near else ""
+
+
+def _tagged_weights(architecture: str, tag: str, cache_dir: str | None, say: Callable[[str], None]) -> ClipWeights:
+    """Weights that open_clip knows by a tag, from the cache or fetched."""
+    import open_clip
+
+    tag = tag.lower().replace("-", "_")
+    known = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in known:
+        raise UserError(
+            f"CLIP: {architecture} has no weights {tag!r}; {_closest(tag, known)}it has "
+            f"{', '.join([*known, RANDOM_TAG])}; all models are listed by: {LIST_COMMAND}"
+        )
+    path = _cached_file(architecture, tag, cache_dir) or _fetch(architecture, tag, cache_dir, say)
+    size_bytes = os.path.getsize(path)
+    return ClipWeights(
+        f"{architecture}/{tag}", architecture, tag, path, file_sha256(path), size_bytes, meaningless=False
+    )
+
+
+def _published_files(architecture: str, tag: str) -> tuple[str, tuple[str, ...]]:
+    """The hub repository of a tag, and the files that may hold its weights, safetensors first."""
+    import open_clip
+
+    place = open_clip.get_pretrained_cfg(architecture, tag).get("hf_hub", "")
+    repository, _, file = place.rpartition("/")
+    if not repository:
+        raise UserError(
+            f"CLIP {architecture}/{tag}: open_clip names no hub repository for it; give a checkpoint's path"
+        )
+    return repository, ((os.path.splitext(file)[0] + ".safetensors", file) if file else (SAFE_FILE, PLAIN_FILE))
+
+
+def _cached_file(architecture: str, tag: str, cache_dir: str | None) -> str | None:
+    """The file of a tag in the cache; the network is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, files = _published_files(architecture, tag)
+    found = (try_to_load_from_cache(repository, file, cache_dir) for file in files)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
+def _fetch(architecture: str, tag: str, cache_dir: str | None, say: Callable[[str], None]) -> str:
+    """Fetches the file of a tag into the cache, saying so first. Raises UserError when that fails."""
+    from huggingface_hub import constants
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository, files = _published_files(architecture, tag)
+    folder = cache_dir or constants.HF_HUB_CACHE
+    try:
+        file, size_bytes = _first_published(repository, files)
+        say(f"fetching {architecture}/{tag}, {size_bytes / 2**20:.0f} MiB, {file} of {repository}, to {folder}")
+        return download_pretrained_from_hf(repository, filename=file, cache_dir=cache_dir)
+    except Exception as error:  # each network layer has exceptions of its own
+        raise UserError(_not_fetched(architecture, tag, repository, files[0], folder, error)) from error
+
+
+def _first_published(repository: str, files: Sequence[str]) -> tuple[str, int]:
+    """The first of the files that the repository has, and its size in bytes."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for file in files[:-1]:
+        with contextlib.suppress(EntryNotFoundError):
+            return file, get_hf_file_metadata(hf_hub_url(repository, file)).size or 0
+    return files[-1], get_hf_file_metadata(hf_hub_url(repository, files[-1])).size or 0
+
+
+def _not_fetched(architecture: str, tag: str, repository: str, file: str, folder: str, error: Exception) -> str:
+    """The sentence for weights out of reach; the command in it runs on any machine that has open_clip."""
+    import open_clip
+
+    quick = f"{architecture}-quickgelu"
+    needs_quick = tag in open_clip.list_pretrained_tags_by_model(quick)
+    command = f"print(open_clip.download_pretrained(open_clip.get_pretrained_cfg('{architecture}', '{tag}')))"
+    return (
+        f"CLIP {architecture}/{tag}: wanted {file} of {repository}, which is not in {folder} and could not be fetched "
+        f'({first_line(error)}); on a machine with network run: python -c "import open_clip; {command}" and give the '
+        f"path of the file that it prints, with architecture {quick if needs_quick else architecture}"
+    )
+
+
+def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
+    """Weights in a file or folder of the user's, with the architecture that is given or described beside them."""
+    file = _checkpoint_file(path)
+    config = os.path.join(os.path.dirname(file), CONFIG_FILE)
+    if architecture:
+        _check_architecture(architecture)
+        name, model, config_sha256 = f"{architecture}/{os.path.basename(path)}", architecture, None
+    elif os.path.isfile(config):
+        _check_config(config)
+        name, model = os.path.basename(path), LOCAL_FOLDER + os.path.dirname(file)
+        config_sha256 = file_sha256(config)
+    else:
+        raise UserError(
+            f"CLIP {path}: its architecture is not known; give it, as ViT-B-16 or ViT-B-16-quickgelu, or put "
+            f"{CONFIG_FILE} beside the file"
+        )
+    sha256, size_bytes = file_sha256(file), os.path.getsize(file)
+    return ClipWeights(name, model, CHECKPOINT_TAG, file, sha256, size_bytes, False, config_sha256)
+
+
+def _checkpoint_file(path: str) -> str:
+    """The weights file that a path means; of a folder, the one that open_clip saves."""
+    if os.path.isdir(path):
+        files = [os.path.join(path, file) for file in (SAFE_FILE, PLAIN_FILE)]
+        path_in_folder = next((file for file in files if os.path.isfile(file)), None)
+        if path_in_folder is None:
+            raise UserError(
+                f"CLIP {path}: wanted {SAFE_FILE} or {PLAIN_FILE} in the folder, found neither; give a file"
+            )
+        return path_in_folder
+    if not path.endswith(CHECKPOINT_SUFFIXES):
+        raise UserError(f"CLIP {path}: wanted a checkpoint that ends in one of {', '.join(CHECKPOINT_SUFFIXES)}")
+    return path
+
+
+def _check_architecture(architecture: str) -> None:
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        raise UserError(
+            f"CLIP architecture: wanted one of open_clip's, got {architecture!r}; "
+            f"{_closest(architecture, open_clip.list_models())}all are listed by: "
+            'python -c "import open_clip; print(*open_clip.list_models())"'
+        )
+
+
+def _check_config(path: str) -> None:
+    """Refuses a config file that does not describe a model."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            keys = set(json.load(file)["model_cfg"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: wanted JSON with a model_cfg, as open_clip saves it; {first_line(error)}") from error
+    if missing := {"embed_dim", "vision_cfg", "text_cfg"} - keys:
+        raise UserError(f"{path}: model_cfg lacks {', '.join(sorted(missing))}; save it again with open_clip")
+
+
+def needs_transformers(architecture: str) -> bool:
+    """Whether an architecture's tokenizer or text tower comes from the transformers package."""
+    import open_clip
+
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    return bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
+
+
+def file_sha256(path: str) -> str:
+    """Returns the sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, cut to its first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# Opening a model: in every worker.
+
+
+def resolve_device(name: str) -> str:
+    """Returns the device a name means: "cpu", "cuda" or "cuda:1"; "auto" is a GPU where there is one.
+
+    Raises UserError for a GPU that is not there: nothing falls back silently.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if gpus else "cpu"
+    gpu = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if name != "cpu" and not gpu:
+        raise UserError(f"device: wanted auto, cpu, cuda or cuda:NUMBER, got {name!r}")
+    if gpu and int(gpu[1] or 0) >= gpus:
+        raise UserError(f"device {name}: torch sees {gpus} GPUs here; use --device cpu, or a machine with that GPU")
+    return name
+
+
+def load_clip(
+    weights: ClipWeights,
+    device: str = "cpu",
+    precision: str = "fp32",
+    image_batch: int = 32,
+    text_batch: int = 64,
+) -> Clip:
+    """Opens resolved weights; nothing is fetched, and no pickled code is run.
+
+    device: as `resolve_device` takes it. precision: fp32, bf16 or fp16; weights are cast once. image_batch,
+    text_batch: rows of every forward; smaller ones are padded. Raises UserError for a device that is not there, an
+    unknown precision, and a weights file that is gone, has changed, or does not fit its architecture.
+    """
+    resolved = resolve_device(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: wanted one of {', '.join(PRECISIONS)}, got {precision!r}")
+    model = _create_model(weights, precision)
+    if weights.path is not None:
+        _load_weights(model, weights)
+    model.to(resolved).eval().requires_grad_(False)
+    return Clip(model, _tokenizer(weights), weights, resolved, precision, image_batch, text_batch)
+
+
+def _create_model(weights: ClipWeights, precision: str) -> torch.nn.Module:
+    """The architecture with seeded weights, on the CPU; the caller's random state is left as it was."""
+    import open_clip
+    import torch
+
+    _require_transformers(weights)
+    tag = open_clip.get_pretrained_cfg(weights.architecture, weights.tag)
+    with torch.random.fork_rng(devices=[]), _quiet_about_random_weights():
+        torch.default_generator.manual_seed(RANDOM_SEED)
+        return open_clip.create_model(
+            weights.architecture,
+            load_weights=False,
+            pretrained_text=False,
+            precision=precision,
+            # open_clip 3.3 only warns when weights trained with QuickGELU meet an architecture without it.
+            force_quick_gelu=bool(tag.get("quick_gelu")),
+            force_preprocess_cfg=tag or _usual_preprocessing(weights.architecture),
+        )
+
+
+def _usual_preprocessing(architecture: str) -> dict[str, Any]:
+    """Mean and standard deviation that all tags of an architecture share, for a checkpoint that does not say.
+
+    Without it a checkpoint of a SigLIP architecture would be fed with CLIP's mean and deviation.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    configs = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+    usual = {(tuple(config["mean"]), tuple(config["std"])) for config in configs}
+    return dict(zip(("mean", "std"), usual.pop(), strict=True)) if len(usual) == 1 else {}
+
+
+@contextlib.contextmanager
+def _quiet_about_random_weights() -> Iterator[None]:
+    """Drops open_clip's warning about random weights: ours are loaded afterwards, or marked as meaningless."""
+    root = logging.getLogger()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(("No pretrained weights loaded", "Local config loaded, but no CLIP"))
+
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+
+
+def _require_transformers(weights: ClipWeights) -> None:
+    if needs_transformers(weights.architecture) and importlib.util.find_spec("transformers") is None:
+        raise UserError(
+            f"CLIP {weights.name} needs the transformers package; install it with: pip install transformers"
+        )
+
+
+def _load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
+    """Puts a file's weights into the model, all of them and no others."""
+    import open_clip
+
+    path = weights.path or ""
+    _check_file(weights)
+    try:
+        open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"CLIP {path}: holds Python objects beside tensors, or is damaged, and is not opened; save its state dict "
+            "alone, best as safetensors"
+        ) from error
+    except Exception as error:  # whatever a foreign file makes open_clip raise
+        raise UserError(
+            f"CLIP {path} does not fit {weights.architecture}: {_misfit(error)}; give the architecture that it was "
+            "trained with"
+        ) from error
+
+
+def _check_file(weights: ClipWeights) -> None:
+    """Refuses a file that is gone, has changed since it was resolved, or is a program."""
+    path = weights.path or ""
+    if not os.path.isfile(path):
+        raise UserError(f"CLIP {weights.name}: {path} is not there; every machine that scores needs it at that path")
+    if os.path.getsize(path) != weights.size_bytes:
+        raise UserError(
+            f"CLIP {weights.name}: {path} had {weights.size_bytes} bytes when the run began, now "
+            f"{os.path.getsize(path)}; start again"
+        )
+    if is_torchscript(path):
+        raise UserError(
+            f"CLIP {path} is a TorchScript archive, a program rather than weights, as OpenAI publishes them; use "
+            "ARCHITECTURE/openai, the same weights as safetensors, or save its state dict"
+        )
+
+
+def is_torchscript(path: str) -> bool:
+    """Whether a file is a TorchScript archive: a zip that holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+
+
+def _misfit(error: Exception) -> str:
+    """The first detail of torch's list of keys that do not fit, else the first line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    detail = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else first_line(error)
+    detail = detail.rstrip(". ")
+    return detail if len(detail) <= 200 else detail[:200] + "…"
+
+
+def _tokenizer(weights: ClipWeights) -> Callable[[Sequence[str]], torch.Tensor]:
+    """The tokenizer of an architecture. Raises UserError when transformers cannot get at its files."""
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(weights.architecture)
+    except OSError as error:
+        raise UserError(
+            f"CLIP {weights.name}: its tokenizer is neither here nor within reach ({first_line(error)}); run "
+            "once on a machine with network and copy the Hugging Face cache"
+        ) from error
+
+
+# Running a model.
+
+
+def cuttable(model: torch.nn.Module) -> bool:
+    """Whether texts may be cut behind their end token without changing the result.
+
+    True for open_clip's own text towers with a causal mask that are pooled at the end token: no token sees what
+    follows it. False for towers that look both ways, pool elsewhere, append a class token, or come from transformers.
+    """
+    import open_clip
+    from open_clip.transformer import TextTransformer
+
+    tower = getattr(model, "text", model)
+    if not isinstance(tower, (open_clip.CLIP, TextTransformer)):
+        return False
+    causal = tower.attn_mask is not None
+    return causal and getattr(tower, "cls_emb", None) is None and _pooling(tower)[0] in ("argmax", "eos")
+
+
+def _pooling(tower: torch.nn.Module) -> tuple[str, int]:
+    """How a text tower is pooled, and its end token; CLIP holds its text tower's parts itself, under other names."""
+    if hasattr(tower, "text_pool_type"):
+        return tower.text_pool_type, tower.text_eos_id
+    return tower.pool_type, tower.eos_id
+
+
+class Clip:
+    """A CLIP model ready to embed. Read-only attributes say what it wants and what decides its numbers."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Callable[[Sequence[str]], torch.Tensor],
+        weights: ClipWeights,
+        device: str,
+        precision: str,
+        image_batch: int,
+        text_batch: int,
+    ) -> None:
+        """Use `load_clip`. model: open_clip's, on its device, cast and in eval mode."""
+        import open_clip
+
+        preprocessing = open_clip.get_model_preprocess_cfg(model)
+        self.model = model
+        self.weights = weights
+        self.device = device
+        self.precision = precision
+        self.image_batch = image_batch
+        self.text_batch = text_batch
+        self.image_size_px = _square_side(preprocessing["size"], weights)
+        self.mean: tuple[float, ...] = tuple(preprocessing["mean"])
+        self.std: tuple[float, ...] = tuple(preprocessing["std"])
+        self.embed_dim: int = open_clip.get_model_config(weights.architecture)["embed_dim"]
+        self.logit_scale = float(model.logit_scale.exp())
+        self.cuts_texts = cuttable(model)
+        self._tokenizer = tokenizer
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides the numbers, but for thread count and library versions."""
+        names = ("precision", "image_batch", "text_batch", "cuts_texts")
+        numbers = {name: getattr(self, name) for name in names}
+        return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
+
+    def embed_images(self, batch_BCHW: torch.Tensor) -> np.ndarray:
+        """Returns unit vectors of images, float32 (B, D).
+
+        batch_BCHW: float32, B images of 3 x image_size_px x image_size_px, normalised with `mean` and `std`; B may be
+        0. Every forward has image_batch rows, so a row does not depend on how many others came with it.
+        """
+        import open_clip
+
+        wanted = (3, self.image_size_px, self.image_size_px)
+        if tuple(batch_BCHW.shape[1:]) != wanted:
+            raise ValueError(f"images: wanted (B, {', '.join(map(str, wanted))}), got {tuple(batch_BCHW.shape)}")
+        dtype = open_clip.get_input_dtype(self.precision)
+        return self._embed_rows(
+            batch_BCHW,
+            self.image_batch,
+            lambda rows: self.model.encode_image(rows.to(dtype=dtype), normalize=False),
+        )
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns unit vectors of texts, float32 (T, D); T may be 0.
+
+        Texts of like length share forwards of text_batch rows, cut to that length where `cuttable` allows; a
+        text's own length decides, so a row does not depend on the others.
+        """
+        vectors_TD = np.empty((len(texts), self.embed_dim), np.float32)
+        if not texts:
+            return vectors_TD
+        tokens_TL = self._tokenizer(list(texts))
+        lengths = self._lengths(tokens_TL)
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
+            cut_TL = tokens_TL[rows, :length]
+            vectors_TD[rows] = self._embed_rows(cut_TL, self.text_batch, self._encode_texts)
+        return vectors_TD
+
+    def _lengths(self, tokens_TL: torch.Tensor) -> np.ndarray:
+        """Tokens to read of each text: up to its end token, rounded up to LENGTH_STEP; all where cutting is wrong."""
+        context = tokens_TL.shape[1]
+        if not self.cuts_texts:
+            return np.full(len(tokens_TL), context)
+        pool, end_token = _pooling(getattr(self.model, "text", self.model))
+        ends = (tokens_TL if pool == "argmax" else (tokens_TL == end_token).int()).argmax(dim=1).numpy()
+        return np.minimum((ends // LENGTH_STEP + 1) * LENGTH_STEP, context)
+
+    def _encode_texts(self, tokens_TL: torch.Tensor) -> torch.Tensor:
+        """Text features, not normalised (T, D)."""
+        if self.cuts_texts:
+            return encode_cut_texts(getattr(self.model, "text", self.model), tokens_TL)
+        return self.model.encode_text(tokens_TL, normalize=False)
+
+    def _embed_rows(self, rows: torch.Tensor, batch: int, encode: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        """Encodes rows in forwards of exactly `batch` rows and returns them at unit length, float32 (N, D)."""
+        import torch
+
+        vectors = np.empty((len(rows), self.embed_dim), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(rows), batch):
+                part = rows[start : start + batch]
+                padded = torch.cat([part, part[-1:].expand(batch - len(part), *part.shape[1:])])
+                features = encode(padded.to(self.device))[: len(part)].float()
+                vectors[start : start + batch] = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+        return vectors
+
+
+def encode_cut_texts(tower: torch.nn.Module, tokens_TL: torch.Tensor) -> torch.Tensor:
+    """Runs a `cuttable` text tower on fewer tokens than its context.
+
+    open_clip's own forward adds all positions of the context. tokens_TL: int64, each row up to its end token or
+    further. Returns features, not normalised, (T, D).
+    """
+    from open_clip.transformer import text_global_pool
+
+    length = tokens_TL.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    hidden_TLW = tower.token_embedding(tokens_TL).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    hidden_TLW = tower.ln_final(tower.transformer(hidden_TLW, attn_mask=tower.attn_mask[:length, :length]))
+    pooled_TW = text_global_pool(hidden_TLW, tokens_TL, *_pooling(tower))
+    projection = tower.text_projection
+    if projection is None:
+        return pooled_TW
+    return projection(pooled_TW) if callable(projection) else pooled_TW @ projection
+
+
+def _square_side(size: int | Sequence[int], weights: ClipWeights) -> int:
+    """The side of a square input in pixels. Raises UserError for another shape: regions are stretched to a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UserError(f"CLIP {weights.name}: wanted a model with a square input, this one takes {height} x {width}")
+    return height

@@ -1,0 +1,112 @@
+"""Embeds masked regions and prompted nouns in one space, so that a cosine scores the pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ovseg_model import rle
+
+if TYPE_CHECKING:
+    import torch
+
+    from ovseg_model.clip import ClipWeights
+
+MASKS_PER_DECODE = 16
+"""Masks decoded at once: 16 masks of a 12-megapixel image are 200 MB."""
+
+ImageMasks = tuple[np.ndarray, Sequence[rle.Rle]]
+"""Pixels, RGB uint8 (H, W, 3), and masks of the same size."""
+
+
+class Scorer(Protocol):
+    """What matching needs of a model; a test passes a fake, a user a model of their own."""
+
+    @property
+    def name(self) -> str:
+        """Stored as PAIRS.scorer."""
+
+    @property
+    def meaningless(self) -> bool:
+        """Whether its numbers mean nothing (random weights)."""
+
+    def embed_nouns(self, nouns: Sequence[str]) -> np.ndarray:
+        """Unit vectors of nouns, float32 (N, D)."""
+
+    def embed_regions(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """Unit vectors of every image's masked regions, float32 (M, D) each."""
+
+
+@dataclass(frozen=True)
+class ClipScorerSpec:
+    """A CLIP scorer as workers open it: resolved weights and all that decides its numbers. Small and picklable."""
+
+    weights: ClipWeights
+    device: str
+    precision: str
+    region_batch: int
+    templates: str
+    expand_ratio: float
+    antialias: bool
+    torch_threads: int
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Weights by sha256, numbers, kind of device and, on CPUs, thread count: equal ones give equal bytes."""
+        kind = self.device.split(":")[0]
+        names = ("precision", "region_batch", "templates", "expand_ratio", "antialias")
+        names += ("torch_threads",) if kind == "cpu" else ()
+        numbers = {name: getattr(self, name) for name in names}
+        return {**numbers, "device": kind, "clip": self.weights.fingerprint()}
+
+
+class ClipScorer:
+    """CLIP with its prompted nouns. Regions of several images share forwards; each distinct noun is embedded once."""
+
+    def __init__(self, spec: ClipScorerSpec) -> None:
+        """Loads the weights that the spec names; nothing is fetched."""
+        from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
+        from ovseg_model.clip import load_clip
+        from ovseg_model.regions import RegionOptions
+
+        set_torch_threads(spec)
+        self._clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
+        self._nouns = ClassEmbeddings(self._clip, prompt_templates(spec.templates))
+        self._region_options = RegionOptions(expand_ratio=spec.expand_ratio, antialias=spec.antialias)
+        self.name = spec.weights.name
+        self.meaningless = spec.weights.meaningless
+
+    def embed_nouns(self, nouns: Sequence[str]) -> np.ndarray:
+        """Unit vectors of the prompted nouns, float32 (N, D)."""
+        return self._nouns.embed(nouns)
+
+    def embed_regions(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """Unit vectors of every image's masked regions, float32 (M, D) each."""
+        import torch
+
+        regions = [torch.cat(list(self._cut_regions(pixels, masks))) for pixels, masks in images]
+        vectors = self._clip.embed_images(torch.cat(regions))
+        return np.split(vectors, np.cumsum([len(each) for each in regions])[:-1])
+
+    def _cut_regions(self, pixels_HW3: np.ndarray, masks: Sequence[rle.Rle]) -> Iterator[torch.Tensor]:
+        """Masked regions of one image, float32 (M, 3, S, S), normalised, a few masks at a time."""
+        from ovseg_model.regions import region_batch
+
+        clip = self._clip
+        for start in range(0, len(masks), MASKS_PER_DECODE):
+            masks_NHW = rle.decode_masks(masks[start : start + MASKS_PER_DECODE])
+            yield region_batch(pixels_HW3, masks_NHW, clip.image_size_px, clip.mean, clip.std, self._region_options)
+
+
+def set_torch_threads(spec: ClipScorerSpec) -> None:
+    """Sets the CPU threads of a forward; another count may round differently, hence it is part of the spec."""
+    import torch
+
+    torch.set_num_threads(spec.torch_threads)
+
+
+def open_scorer(spec: ClipScorerSpec) -> Scorer:
+    """The scorer of a spec."""
+    return ClipScorer(spec)
