@@ -34,7 +34,8 @@ test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
 demo: setup ## mine drawn images with random CLIP weights: shows the plumbing, needs no download
 	$(BIN)/ovseg draw-examples --output $(DEMO)/examples --images 24
 	$(BIN)/ovseg mine --captions $(DEMO)/examples/captions.json --images $(DEMO)/examples/images \
-	    --nouns lexicon --masks felzenszwalb --clip ViT-B-32/random --output $(DEMO)/run
+	    --images-per-unit 8 --nouns lexicon --clip ViT-B-32/random \
+	    --masks felzenszwalb --mask-option sigma_px=0 min_area_fraction=0.01 --output $(DEMO)/run
 
 bench: setup ## time and memory against corpus size; writes tables to docs/
 	$(BIN)/python -m benchmarks.scaling

@@ -96,11 +96,7 @@ def share(marks: Iterable[bool]) -> float:
 
 def spans(nouns: Sequence[list[Noun]]) -> dict[tuple[int, int, int], Noun]:
     """Nouns by (caption number, start, end)."""
-    return {
-        (row, noun.start_char, noun.end_char): noun
-        for row, of_caption in enumerate(nouns)
-        for noun in of_caption
-    }
+    return {(row, noun.start_char, noun.end_char): noun for row, of_caption in enumerate(nouns) for noun in of_caption}
 
 
 def agreement(reference: Sequence[list[Noun]], found: Sequence[list[Noun]]) -> dict[str, float]:
@@ -141,9 +137,7 @@ def print_tables(corpora: Sequence[Corpus]) -> None:
     print_table(_COUNT_HEADER, [count_row(*pair) for pair in pairs] + [paper_row(*row) for row in PAPER])
     print_table(_GROWTH_HEADER, [_growth_row(*pair) for pair in pairs if pair[0].name.startswith("COCO")])
     compared = [agreement(*both) for both in zip(found["nouns"], found["lexicon"], strict=True)]
-    print_table(
-        ("corpus", *compared[0]), [_agreement_row(*row) for row in zip(corpora, compared, strict=True)]
-    )
+    print_table(("corpus", *compared[0]), [_agreement_row(*row) for row in zip(corpora, compared, strict=True)])
 
 
 _COUNT_HEADER = (
@@ -182,9 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = parser.parse_args(argv).data
     for name in ("captions_val2017.json", "cc3m_validation.tsv"):
         if not (data / name).is_file():
-            raise UserError(
-                f"--data: wanted {name} in folder {data}, found none; name the folder that holds it."
-            )
+            raise UserError(f"--data: wanted {name} in folder {data}, found none; name the folder that holds it.")
     print_tables(read_corpora(data))
 
 

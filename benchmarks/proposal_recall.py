@@ -74,9 +74,7 @@ def measure(generator: MaskGenerator, images: Sequence[ImageInput], instances: S
 
 def main() -> None:
     """Print the table, one row a setting."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=103, help="images measured")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     arguments = parser.parse_args()
@@ -84,9 +82,7 @@ def main() -> None:
     images = read_images(folder, arguments.limit)
     instances = read_instances(folder, images)
     print(f"{len(images)} images, {sum(map(len, instances))} instances")
-    print(
-        "| setting | CPU s/image | masks/image | recall at IoU 0.5 | mean best IoU |\n|---|---|---|---|---|"
-    )
+    print("| setting | CPU s/image | masks/image | recall at IoU 0.5 | mean best IoU |\n|---|---|---|---|---|")
     for name in arguments.settings:
         generator = open_generator(resolve_generator("felzenszwalb", SETTINGS[name], "cpu", ""))
         print(f"| {name} | {measure(generator, images, instances)} |", flush=True)

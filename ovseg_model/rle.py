@@ -73,9 +73,7 @@ def check_rles(rles: Sequence[Rle]) -> None:
             raise ValueError(f"mask {index}: wanted size {list(rles[0]['size'])}, got {list(rle['size'])}")
         lengths = run_lengths(rle["counts"])
         if lengths.sum() != np.prod(rle["size"]) or lengths.min(initial=0) < 0:
-            raise ValueError(
-                f"mask {index}: its runs cover {lengths.sum()} pixels, its size is {list(rle['size'])}"
-            )
+            raise ValueError(f"mask {index}: its runs cover {lengths.sum()} pixels, its size is {list(rle['size'])}")
 
 
 def run_lengths(counts: str) -> np.ndarray:

@@ -28,6 +28,7 @@ UNITS_FILE = "units.json"
 RUN_FILE = "run.json"
 TIMINGS_FILE = "timings.json"
 SUCCESS_FILE = "_SUCCESS"
+EXAMPLES_FILE = "examples.png"
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,9 @@ def conform_rows(rows: Sequence[dict[str, Any]], table: Table) -> pa.Table:
     Raises:
         SchemaError: as `conform`, and for a value that does not fit its column's type.
     """
+    names = _names(table)
     for index, row in enumerate(rows):
-        if row.keys() != _names(table):
+        if row.keys() != names:
             _check_names(list(row), table, index)
     arrays = [_array([row[field.name] for row in rows], field, table) for field in table.schema]
     return conform(pa.Table.from_arrays(arrays, names=table.schema.names), table)

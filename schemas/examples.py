@@ -53,9 +53,7 @@ def draw_examples(folder: str | Path, images: int, seed: int = 0, size_px: int =
     instances = [instance for scene in scenes for instance in scene["instances"]]
     categories = [{"id": number, "name": name} for number, name in enumerate(THINGS, 1)]
     _write_json(folder / "captions.json", {"images": entries, "annotations": captions})
-    _write_json(
-        folder / "instances.json", {"images": entries, "annotations": instances, "categories": categories}
-    )
+    _write_json(folder / "instances.json", {"images": entries, "annotations": instances, "categories": categories})
     return folder
 
 

@@ -42,7 +42,12 @@ MASKS = table(
         column("box_xywh_px", BOX_XYWH, "tight box of the mask: x, y, width, height", unit="px"),
         column("area_px", pa.int32(), "pixels of the mask", unit="px"),
         column("predicted_iou", pa.float32(), "the generator's own quality estimate, 0 to 1", nullable=True),
-        column("stability", pa.float32(), "mask IoU between a low and a high threshold, 0 to 1", nullable=True),
+        column(
+            "stability",
+            pa.float32(),
+            "mask IoU of the mask with itself under another threshold or scale, 0 to 1",
+            nullable=True,
+        ),
         column("generator", pa.string(), "name of the mask generator"),
     ],
     (*MASK_CHECKS, ValueCheck("mask_index", "0 or more", lambda rows: pc.greater_equal(rows["mask_index"], 0))),

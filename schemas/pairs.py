@@ -24,7 +24,9 @@ PAIRS = table(
         column("area_px", pa.int32(), "pixels of the mask", unit="px"),
         column("noun", pa.string(), "the string CLIP read"),
         column("lemma", pa.string(), "noun with its head in the singular"),
-        column("caption_index", pa.int32(), "the caption that names the noun (the first of the image's, if several do)"),
+        column(
+            "caption_index", pa.int32(), "the caption that names the noun (the first of the image's, if several do)"
+        ),
         column("caption", pa.string(), "the text of that caption"),
         column("start_char", pa.int32(), "first character of the noun in the caption", unit="characters"),
         column("end_char", pa.int32(), "one past its last character", unit="characters"),

@@ -165,9 +165,7 @@ def test_coco_without_sizes_takes_the_images(tmp_path):
 
 
 def test_coco_bad_annotation_drops_its_image_only(tmp_path):
-    source = write_json(
-        tmp_path / "i.json", coco(["a", "b"], ("a", SQUARE, 0), ("a", [[1, 2]], 0), ("b", SQUARE, 0))
-    )
+    source = write_json(tmp_path / "i.json", coco(["a", "b"], ("a", SQUARE, 0), ("a", [[1, 2]], 0), ("b", SQUARE, 0)))
     bad, good = propose(tmp_path, [image("a"), image("b")], source=source)
     assert bad.reason == "bad_annotation"
     assert bad.detail.startswith("annotation 1 of the image: a polygon wants three points or more")
@@ -244,13 +242,11 @@ def test_table_that_is_gone(tmp_path):
         ('{"images": []}', "wanted a COCO JSON with images .* 'annotations' is missing"),
         ('{"images": [{"id": 1}], "annotations": []}', "'file_name' is missing"),
         (
-            '{"images": [{"id": 1, "file_name": "a"}], '
-            '"annotations": [{"image_id": 1, "segments_info": []}]}',
+            '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "segments_info": []}]}',
             "'segmentation' is missing; panoptic JSON goes into option panoptic_json",
         ),
         (
-            '{"images": [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}], '
-            '"annotations": []}',
+            '{"images": [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}], "annotations": []}',
             "has two images named 'a'; names must be unique",
         ),
     ],
@@ -329,12 +325,8 @@ def test_map_of_another_size_and_maps_that_are_none(tmp_path):
     write_map(folder, "colour.png", drawn_panoptic())
     (folder / "broken.png").write_bytes(b"not a picture")
     names = ["a", "colour", "broken"]
-    size, colour, broken = propose(
-        tmp_path, [image(n, 5, 6) for n in names], source=str(folder), format="labelmap"
-    )
-    assert size == ProposalError(
-        "mask_size_mismatch", "the annotation is 4 x 6, the image 5 x 6 (height x width)"
-    )
+    size, colour, broken = propose(tmp_path, [image(n, 5, 6) for n in names], source=str(folder), format="labelmap")
+    assert size == ProposalError("mask_size_mismatch", "the annotation is 4 x 6, the image 5 x 6 (height x width)")
     assert colour == ProposalError(
         "bad_annotation", "a label map has one 8-bit or 16-bit channel, this one is of mode RGB"
     )
@@ -344,9 +336,7 @@ def test_map_of_another_size_and_maps_that_are_none(tmp_path):
 def test_panoptic_map_without_colours(tmp_path):
     write_map(tmp_path / "maps", "a.png", np.zeros((4, 6), np.uint8))
     (outcome,) = propose(tmp_path, [image("a")], source=str(tmp_path / "maps"), format="panoptic")
-    assert outcome == ProposalError(
-        "bad_annotation", "a panoptic map has colours (RGB), this one is of mode L"
-    )
+    assert outcome == ProposalError("bad_annotation", "a panoptic map has colours (RGB), this one is of mode L")
 
 
 def test_fingerprint_of_a_folder_follows_names_and_sizes(tmp_path):

@@ -126,11 +126,7 @@ def test_clitics_are_split_off():
 
 
 def test_no_word_stands_in_two_lists():
-    lists = [
-        text.split()
-        for name, text in vars(lexicon_words).items()
-        if name.isupper() and name != "LEXICON_VERSION"
-    ]
+    lists = [text.split() for name, text in vars(lexicon_words).items() if name.isupper() and name != "LEXICON_VERSION"]
     counted = Counter(word for words in lists for word in words)
     assert [word for word, times in counted.items() if times > 1] == []
     assert all(word == word.lower() for word in counted)

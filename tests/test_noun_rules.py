@@ -200,9 +200,7 @@ def test_nouns_are_nltks_on_coco(coco, coco_nouns):
     from nltk import pos_tag, word_tokenize
 
     for caption, of_caption in list(zip(coco, coco_nouns, strict=True))[:500]:
-        tagged = [
-            (word.lower(), tag) for word, tag in pos_tag(word_tokenize(caption)) if tag.startswith("NN")
-        ]
+        tagged = [(word.lower(), tag) for word, tag in pos_tag(word_tokenize(caption)) if tag.startswith("NN")]
         lettered = [pair for pair in tagged if any(map(str.isalpha, pair[0]))]
         assert [(noun.noun, noun.tag_pattern) for noun in of_caption] == lettered
         assert all(caption[noun.start_char : noun.end_char] == noun.surface for noun in of_caption)
@@ -221,9 +219,7 @@ def test_the_documented_row_is_what_is_measured(coco, coco_nouns):
 
 
 def test_threads_agree(nouns):
-    captions = [
-        f"{animal} near the {place}" for animal in ("dogs", "geese", "mice") for place in ("woods", "sea")
-    ]
+    captions = [f"{animal} near the {place}" for animal in ("dogs", "geese", "mice") for place in ("woods", "sea")]
     fresh, results = open_rule("nouns"), [None] * 4
 
     def work(place):

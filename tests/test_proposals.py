@@ -127,9 +127,7 @@ def test_every_option_of_every_generator_has_help(name):
 
 
 def test_unknown_generator_names_the_known_ones():
-    with pytest.raises(
-        UserError, match="'felzenswalb' is not known: did you mean felzenszwalb\\? known: annotations"
-    ):
+    with pytest.raises(UserError, match="'felzenswalb' is not known: did you mean felzenszwalb\\? known: annotations"):
         resolve_generator("felzenswalb", {}, "cpu", "")
 
 
@@ -220,9 +218,7 @@ def test_image_that_raises_is_dropped_alone():
     assert generator.batches == [["a", "b"], ["a"], ["b"]]
 
 
-@pytest.mark.parametrize(
-    "error", [UserError("x"), MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})()]
-)
+@pytest.mark.parametrize("error", [UserError("x"), MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})()])
 def test_errors_that_are_no_fault_of_an_image_pass_through(error):
     with pytest.raises(type(error)):
         propose_in_batches(ByName(a=error), [image("a")])

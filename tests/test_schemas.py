@@ -75,7 +75,7 @@ def test_a_broken_row_is_named(changed, message):
 
 def test_a_missing_column_and_another_type_are_named():
     table = conform_rows([CAPTION], CAPTIONS)
-    with pytest.raises(SchemaError, match="captions: wanted the columns .* missing: caption;"):
+    with pytest.raises(SchemaError, match=r"captions: wanted the columns .* missing: caption;"):
         conform(table.drop_columns("caption"), CAPTIONS)
     other = table.set_column(2, "caption_index", pa.array([0], pa.int64()))
     with pytest.raises(SchemaError, match="captions, column caption_index: wanted int32, got int64"):
@@ -84,7 +84,9 @@ def test_a_missing_column_and_another_type_are_named():
 
 def test_a_mask_of_another_size_than_its_image_is_refused():
     assert masks_with(height=4, width=6, mask=full_mask(4, 6), box_xywh_px=[0, 0, 6, 4], area_px=24).num_rows == 1
-    with pytest.raises(SchemaError, match=r"masks, column mask, row 0: wanted size \(height, width\).*'size': \[6, 4\]"):
+    with pytest.raises(
+        SchemaError, match=r"masks, column mask, row 0: wanted size \(height, width\).*'size': \[6, 4\]"
+    ):
         masks_with(height=4, width=6, mask=full_mask(6, 4), box_xywh_px=[0, 0, 6, 4], area_px=24)
 
 
@@ -115,7 +117,7 @@ def test_vocabulary_keeps_no_more_than_there_is():
 
 def test_drops_have_a_closed_list_of_reasons():
     row = example_rows(DROPS, 1).to_pylist()[0]
-    with pytest.raises(SchemaError, match="drops, column reason, row 0: .* got 'bad_luck'"):
+    with pytest.raises(SchemaError, match=r"drops, column reason, row 0: .* got 'bad_luck'"):
         conform_rows([{**row, "reason": "bad_luck"}], DROPS)
     with pytest.raises(SchemaError, match="drops, column stage"):
         conform_rows([{**row, "stage": "lunch"}], DROPS)
@@ -148,7 +150,7 @@ def test_a_drawn_thing_is_where_its_polygon_is(tmp_path):
     last = json.loads((folder / "instances.json").read_text())["annotations"][-1]
     pixels = np.asarray(Image.open(folder / "images/00000.png"))
     inside = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(last["segmentation"], 64, 64))).astype(bool)
-    colours, counts = np.unique(pixels[inside], axis=0, return_counts=True)
+    _, counts = np.unique(pixels[inside], axis=0, return_counts=True)
     assert counts.max() / inside.sum() > 0.9
 
 

@@ -20,7 +20,12 @@ def run(request, tmp_path):
 def test_what_is_written_is_read(run):
     assert not run.has("a/b.txt")
     assert run.write("a/b.txt", b"kite") == stamp(b"kite")
-    assert (run.has("a/b.txt"), run.read("a/b.txt"), run.names("a"), run.names("none")) == (True, b"kite", ["b.txt"], [])
+    assert (run.has("a/b.txt"), run.read("a/b.txt"), run.names("a"), run.names("none")) == (
+        True,
+        b"kite",
+        ["b.txt"],
+        [],
+    )
     run.remove("a/b.txt")
     run.remove("a/b.txt")
     assert not run.has("a/b.txt")

@@ -88,9 +88,7 @@ def sha256_of_file(source: str) -> str:
             while piece := file.read(1 << 22):
                 digest.update(piece)
     except OSError as error:
-        raise UserError(
-            f"annotations: cannot read {source}: {error}; give the path of an existing file"
-        ) from error
+        raise UserError(f"annotations: cannot read {source}: {error}; give the path of an existing file") from error
     return digest.hexdigest()
 
 
@@ -159,9 +157,7 @@ def write_index(images: Iterable[AnnotatedImage], source: str, place: str) -> No
 
 
 def _to_table(images: Sequence[AnnotatedImage]) -> pa.Table:
-    rows = [
-        image._asdict() | {"segments": [segment._asdict() for segment in image.segments]} for image in images
-    ]
+    rows = [image._asdict() | {"segments": [segment._asdict() for segment in image.segments]} for image in images]
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -174,9 +170,7 @@ class AnnotationIndex:
         try:
             self._file = pq.ParquetFile(file_system.open(path, "rb"))
         except FileNotFoundError as error:
-            raise UserError(
-                f"annotations: the prepared table {place} is gone; start the run again"
-            ) from error
+            raise UserError(f"annotations: the prepared table {place} is gone; start the run again") from error
         metadata = self._file.metadata
         groups = range(metadata.num_row_groups)
         self._last_stems = [metadata.row_group(group).column(0).statistics.max for group in groups]

@@ -48,9 +48,7 @@ MAX_COORDINATE_PX = 1_000_000
 class AnnotationsOptions:
     """Options of the annotations generator."""
 
-    source: str = option(
-        help="a COCO instances JSON, or a folder of panoptic PNGs or label maps; path or fsspec URL"
-    )
+    source: str = option(help="a COCO instances JSON, or a folder of panoptic PNGs or label maps; path or fsspec URL")
     format: str = option(
         "auto",
         choices=("auto", "coco", "panoptic", "labelmap"),
@@ -60,9 +58,7 @@ class AnnotationsOptions:
         True,
         help="keep masks of crowds: 'people' is a region too, and ground truth by class includes them",
     )
-    panoptic_json: str = option(
-        "", help="panoptic only: the JSON that says which ids count and which are crowds"
-    )
+    panoptic_json: str = option("", help="panoptic only: the JSON that says which ids count and which are crowds")
     ignore_labels: tuple[int, ...] = option(
         (),
         help="labelmap only: labels that are no mask; default 255 (8-bit maps) or 65535 (16-bit); -1: none",
@@ -89,9 +85,7 @@ class CocoAnnotations:
         found = self.index.look_up(stem_of(image.image_uri) for image in images)
         return [self._propose_one(image, found.get(stem_of(image.image_uri))) for image in images]
 
-    def _propose_one(
-        self, image: ImageInput, annotated: AnnotatedImage | None
-    ) -> MaskProposals | ProposalError:
+    def _propose_one(self, image: ImageInput, annotated: AnnotatedImage | None) -> MaskProposals | ProposalError:
         if annotated is None:
             return _not_found(image)
         size = image.pixels_HW3.shape[:2]
@@ -137,9 +131,7 @@ def rasterise(segmentation: object, height: int, width: int) -> Rle | None:
         _check_polygons(segmentation)
         return encode_polygons(segmentation, height, width)
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
-        raise BadAnnotationError(
-            f"wanted polygons, or an RLE of size {[height, width]}; got {str(segmentation)[:60]}"
-        )
+        raise BadAnnotationError(f"wanted polygons, or an RLE of size {[height, width]}; got {str(segmentation)[:60]}")
     mask = _compressed(segmentation.get("counts"), height, width)
     try:
         check_rles([mask])
@@ -151,9 +143,7 @@ def rasterise(segmentation: object, height: int, width: int) -> Rle | None:
 def _check_polygons(polygons: list) -> None:
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise BadAnnotationError(
-                f"a polygon wants three points or more, [x0, y0, ...]; got {str(polygon)[:60]}"
-            )
+            raise BadAnnotationError(f"a polygon wants three points or more, [x0, y0, ...]; got {str(polygon)[:60]}")
         # not(a <= b) also catches NaN, which JSON files do hold
         if not all(isinstance(x, (int, float)) and abs(x) <= MAX_COORDINATE_PX for x in polygon):
             raise BadAnnotationError("a polygon wants numbers in pixels; got one that is none, or too large")
@@ -186,9 +176,7 @@ class MapAnnotations:
         listed = self.index.look_up(stems) if self.index else {}
         return [self._propose_one(image, listed.get(stem)) for image, stem in zip(images, stems, strict=True)]
 
-    def _propose_one(
-        self, image: ImageInput, annotated: AnnotatedImage | None
-    ) -> MaskProposals | ProposalError:
+    def _propose_one(self, image: ImageInput, annotated: AnnotatedImage | None) -> MaskProposals | ProposalError:
         data = read_map_file(self.options.source, stem_of(image.image_uri))
         if data is None or (self.index and annotated is None):
             return _not_found(image)
@@ -202,18 +190,14 @@ class MapAnnotations:
         counts = self._counts_as_mask(labels, labels_HW.dtype, annotated)
         return MaskProposals([mask for mask, kept in zip(masks, counts, strict=True) if kept])
 
-    def _counts_as_mask(
-        self, labels: np.ndarray, dtype: np.dtype, annotated: AnnotatedImage | None
-    ) -> np.ndarray:
+    def _counts_as_mask(self, labels: np.ndarray, dtype: np.dtype, annotated: AnnotatedImage | None) -> np.ndarray:
         """Whether each label is a mask; bool, one a label."""
         if not self.is_panoptic:
             return ~np.isin(labels, self.options.ignore_labels or (np.iinfo(dtype).max,))
         if annotated is None:
             return labels != 0
         keep_crowd = self.options.keep_crowd
-        ids = [
-            int(segment.segmentation) for segment in annotated.segments if keep_crowd or not segment.is_crowd
-        ]
+        ids = [int(segment.segmentation) for segment in annotated.segments if keep_crowd or not segment.is_crowd]
         return np.isin(labels, ids) & (labels != 0)
 
 
@@ -267,15 +251,11 @@ def _list_maps(folder: str) -> list[tuple[str, int]]:
     try:
         entries = file_system.ls(path, detail=True)
     except OSError as error:
-        raise UserError(
-            f"annotations: cannot list {folder}: {error}; give source=<a folder that exists>"
-        ) from error
+        raise UserError(f"annotations: cannot list {folder}: {error}; give source=<a folder that exists>") from error
     maps = [(entry["name"].rpartition("/")[2], entry["size"]) for entry in entries]
     maps = sorted((name, size) for name, size in maps if name.lower().endswith(MAP_ENDINGS))
     if not maps:
-        raise UserError(
-            f"annotations: {folder} has no map; wanted files that end in {', '.join(MAP_ENDINGS)}"
-        )
+        raise UserError(f"annotations: {folder} has no map; wanted files that end in {', '.join(MAP_ENDINGS)}")
     return maps
 
 
@@ -283,13 +263,9 @@ def format_of(options: AnnotationsOptions) -> str:
     """Return the format asked for, or the one the source shows; raises UserError for clashing options."""
     chosen = _guess_format(options.source) if options.format == "auto" else options.format
     if options.panoptic_json and chosen != "panoptic":
-        raise UserError(
-            f"annotations: option panoptic_json goes with format=panoptic; the format is {chosen}"
-        )
+        raise UserError(f"annotations: option panoptic_json goes with format=panoptic; the format is {chosen}")
     if options.ignore_labels and chosen != "labelmap":
-        raise UserError(
-            f"annotations: option ignore_labels goes with format=labelmap; the format is {chosen}"
-        )
+        raise UserError(f"annotations: option ignore_labels goes with format=labelmap; the format is {chosen}")
     return chosen
 
 
@@ -309,9 +285,7 @@ def _resolve(options: AnnotationsOptions, device: str, work_folder: str) -> Reso
     chosen = format_of(options)
     places, identity = {"format": chosen}, {"version": VERSION, "format": chosen}
     if chosen == "coco":
-        places["index"], identity["source_sha256"] = build_index(
-            options.source, work_folder, is_panoptic=False
-        )
+        places["index"], identity["source_sha256"] = build_index(options.source, work_folder, is_panoptic=False)
         return Resolution(identity | {"keep_crowd": options.keep_crowd}, places)
     identity["listing_sha256"] = sha256_of_listing(options.source)
     if chosen == "labelmap":

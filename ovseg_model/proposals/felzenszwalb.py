@@ -35,9 +35,7 @@ class FelzenszwalbOptions:
         minimum=1,
         help="merging thresholds, one segmentation each; higher is coarser",
     )
-    sigma_px: float = option(
-        0.8, unit="px", minimum=0, maximum=100, help="Gaussian smoothing before segmenting"
-    )
+    sigma_px: float = option(0.8, unit="px", minimum=0, maximum=100, help="Gaussian smoothing before segmenting")
     min_area_fraction: float = option(
         0.001, unit="share of the image", minimum=0, maximum=1, help="smaller segments join a neighbour"
     )

@@ -15,9 +15,7 @@ from ovseg_model.proposals.options import OptionValue, closest_of, parse_options
 from ovseg_model.rle import Rle, areas_px, check_rles
 from schemas.errors import UserError
 
-ProposalReason = Literal[
-    "no_masks", "no_annotation", "mask_size_mismatch", "bad_annotation", "proposal_failed"
-]
+ProposalReason = Literal["no_masks", "no_annotation", "mask_size_mismatch", "bad_annotation", "proposal_failed"]
 """Why an image has no masks; the closed list of the propose_masks stage."""
 
 
@@ -50,9 +48,7 @@ class ProposalError:
     def __post_init__(self) -> None:
         """Refuse a reason outside the closed list (ValueError): such a drop could not be counted."""
         if self.reason not in get_args(ProposalReason):
-            raise ValueError(
-                f"reason: wanted one of {', '.join(get_args(ProposalReason))}; got {self.reason!r}"
-            )
+            raise ValueError(f"reason: wanted one of {', '.join(get_args(ProposalReason))}; got {self.reason!r}")
 
 
 class MaskGenerator(Protocol):
@@ -121,9 +117,7 @@ def generator_kind(name: str) -> GeneratorKind:
     return importlib.import_module(BUILT_IN[name]).KIND
 
 
-def resolve_generator(
-    name: str, options: Mapping[str, object], device: str, work_folder: str
-) -> GeneratorSpec:
+def resolve_generator(name: str, options: Mapping[str, object], device: str, work_folder: str) -> GeneratorSpec:
     """Settle a generator before work starts: check options, hash files, prepare what workers will read.
 
     options: words of a command line, or values of the right type. work_folder: local folder or fsspec URL for
@@ -135,9 +129,7 @@ def resolve_generator(
     parsed = parse_options(f"mask generator {name}", kind.options, options)
     found = kind.resolve(parsed, device, work_folder)
     values = tuple((field.name, getattr(parsed, field.name)) for field in dataclasses.fields(parsed))
-    return GeneratorSpec(
-        name, values, device, _canonical_json(name, found.identity), tuple(found.places.items())
-    )
+    return GeneratorSpec(name, values, device, _canonical_json(name, found.identity), tuple(found.places.items()))
 
 
 def open_generator(spec: GeneratorSpec) -> MaskGenerator:
@@ -148,9 +140,7 @@ def open_generator(spec: GeneratorSpec) -> MaskGenerator:
     return kind.open(kind.options(**dict(spec.options)), dict(spec.places), spec.device)
 
 
-def propose_in_batches(
-    generator: MaskGenerator, images: Sequence[ImageInput]
-) -> list[MaskProposals | ProposalError]:
+def propose_in_batches(generator: MaskGenerator, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
     """Call a generator batch by batch; return one checked outcome an image, in order.
 
     Where a batch raises, its images are tried one by one, and those that still raise become proposal_failed.
@@ -163,9 +153,7 @@ def propose_in_batches(
     return [_checked(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
 
 
-def _propose_or_split(
-    generator: MaskGenerator, batch: Sequence[ImageInput]
-) -> list[MaskProposals | ProposalError]:
+def _propose_or_split(generator: MaskGenerator, batch: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
     try:
         outcomes = list(generator.propose(batch))
     except Exception as error:
@@ -192,15 +180,11 @@ def _checked(image: ImageInput, outcome: MaskProposals | ProposalError) -> MaskP
         return outcome
     if not isinstance(outcome, MaskProposals):
         wanted = "MaskProposals or a ProposalError"
-        raise UserError(
-            f"mask generator: propose must return {wanted} an image; got a {type(outcome).__name__}"
-        )
+        raise UserError(f"mask generator: propose must return {wanted} an image; got a {type(outcome).__name__}")
     wanted = list(image.pixels_HW3.shape[:2])
     for index, mask in enumerate(outcome.masks):
         if list(mask["size"]) != wanted:
-            return ProposalError(
-                "mask_size_mismatch", f"mask {index}: wanted {wanted}, got {list(mask['size'])}"
-            )
+            return ProposalError("mask_size_mismatch", f"mask {index}: wanted {wanted}, got {list(mask['size'])}")
     scores = [score for score in (outcome.predicted_iou, outcome.stability) if score is not None]
     if any(len(score) != len(outcome.masks) for score in scores):
         return ProposalError("proposal_failed", f"wanted one score a mask, for {len(outcome.masks)} masks")
@@ -237,9 +221,7 @@ def _canonical_json(name: str, identity: Mapping[str, object]) -> str:
     try:
         return json.dumps(identity, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"mask generator {name}: its fingerprint must be plain JSON values; {error}"
-        ) from error
+        raise UserError(f"mask generator {name}: its fingerprint must be plain JSON values; {error}") from error
 
 
 def _make_plug_in(name: str, options: Mapping[str, object], device: str) -> MaskGenerator:
@@ -281,9 +263,7 @@ def _takes_device(factory: Callable[..., MaskGenerator]) -> bool:
     return "device" in inspect.signature(factory).parameters
 
 
-def _check_arguments(
-    name: str, factory: Callable[..., MaskGenerator], arguments: Mapping[str, object]
-) -> None:
+def _check_arguments(name: str, factory: Callable[..., MaskGenerator], arguments: Mapping[str, object]) -> None:
     signature = inspect.signature(factory)
     try:
         signature.bind(**arguments)

@@ -39,9 +39,7 @@ def parse_options(owner: str, options_class: type, given: Mapping[str, object]) 
             raise UserError(f"{owner}: unknown option {name!r}; {closest_of(name, fields)}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in given:
-            raise UserError(
-                f"{owner}: option {name} is missing ({field.metadata['help']}); give {name}=VALUE"
-            )
+            raise UserError(f"{owner}: option {name} is missing ({field.metadata['help']}); give {name}=VALUE")
     types = typing.get_type_hints(options_class)
     return options_class(**{name: _parse(owner, fields[name], types[name], given[name]) for name in given})
 

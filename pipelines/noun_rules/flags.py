@@ -33,9 +33,7 @@ thing something anything nothing everything someone anyone everyone somebody any
 other others stuff item object way time day moment today fact case reason
 """
 
-GENERIC_NOUNS = frozenset(
-    f"{_ABOUT_THE_PICTURE} {_ABOUT_AMOUNT} {_ABOUT_PLACE} {_ABOUT_NOTHING_SEEN}".split()
-)
+GENERIC_NOUNS = frozenset(f"{_ABOUT_THE_PICTURE} {_ABOUT_AMOUNT} {_ABOUT_PLACE} {_ABOUT_NOTHING_SEEN}".split())
 """Lemmas about the picture, an amount, a place within it, or nothing in particular."""
 
 ABSTRACT_LEXICOGRAPHER_FILES = frozenset(

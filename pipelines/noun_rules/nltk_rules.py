@@ -45,9 +45,7 @@ class CaptionTagger:
 
     def tag(self, caption: str) -> list[Token]:
         """The caption's tokens; texts and tags equal those of NLTK's two functions."""
-        words = [
-            word for sentence in self._sentences.tokenize(caption) for word in self._words.tokenize(sentence)
-        ]
+        words = [word for sentence in self._sentences.tokenize(caption) for word in self._words.tokenize(sentence)]
         tags = self._tagger.tag(words)
         return [Token(*tagged, *span) for tagged, span in zip(tags, token_spans(caption, words), strict=True)]
 

@@ -1,0 +1,73 @@
+"""`ovseg <verb>`: imports a verb's module only when it runs, so that help answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from schemas.errors import UserError
+
+
+class Verb(NamedTuple):
+    """A verb: the module whose `main(argv)` runs it (argv begins with the verb), and its line of help."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "mine": Verb("pipelines.mine_pairs", "captions and images in, (masked region, noun) pairs out"),
+    "nouns": Verb("pipelines.mine_pairs", "captions in, NOUNS out"),
+    "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
+    "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
+    "draw-examples": Verb("pipelines.draw_examples", "draw small captioned images to try the miner on"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, or 2 for a user's mistake, said in one sentence."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(version())
+        return 0
+    try:
+        return verb_main(arguments[0])(arguments)
+    except UserError as error:
+        print(f"ovseg {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ovseg {arguments[0]}: stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def usage() -> str:
+    """What `ovseg --help` prints."""
+    lines = [f"  {name:14} {verb.help}" for name, verb in VERBS.items()]
+    head = "usage: ovseg <verb> [options]     (ovseg <verb> --help lists a verb's options)"
+    return "\n".join([head, "", *lines])
+
+
+def version() -> str:
+    """Name and version of the distribution."""
+    from importlib import metadata
+
+    return f"ovseg-mining {metadata.version('ovseg-mining')}"
+
+
+def verb_main(name: str) -> Callable[[Sequence[str]], int]:
+    """The main function of a verb, imported now.
+
+    Raises:
+        UserError: there is no such verb.
+    """
+    if name not in VERBS:
+        close = get_close_matches(name, VERBS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"there is no such verb; {hint}wanted one of {', '.join(VERBS)}")
+    return importlib.import_module(VERBS[name].module).main

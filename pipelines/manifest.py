@@ -1,0 +1,176 @@
+"""The end of a run: VOCABULARY, run.json, timings.json and, last of all, _SUCCESS, written by one element."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
+from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
+from schemas import TABLES, VOCABULARY, conform_rows
+from schemas.run import RUN_FORMAT, check_run
+
+ROW_PACKAGES = (
+    "ovseg-mining",
+    "nltk",
+    "numpy",
+    "open_clip_torch",
+    "pillow",
+    "pyarrow",
+    "pycocotools",
+    "scikit-image",
+    "torch",
+)
+"""Packages whose version may touch a row or a byte."""
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What run.json says of a stage beside its totals."""
+
+    counts: str
+    options: dict[str, Any]
+    fingerprint: dict[str, Any]
+    weights: tuple[dict[str, Any], ...] = ()
+    meaningless: bool = False
+
+
+def finish_run(
+    run: RunFolder, units: Units, stages: dict[str, StageFacts], stats: Sequence[PartStats]
+) -> dict[str, Any]:
+    """Writes what describes the whole run, from the stats of all its parts; returns the manifest.
+
+    Doing it twice writes the same bytes twice, timings aside.
+    """
+    stats = sorted(stats, key=lambda each: (TABLES_IN_ORDER.index(each.table), each.unit))
+    tables = {table: table_facts(table, list(parts)) for table, parts in groupby(stats, key=lambda each: each.table)}
+    tables["drops"] = drops_facts(stats)
+    if "nouns" in tables:
+        tables["vocabulary"] = write_vocabulary(run, units.count, "pairs" in tables)
+    manifest = check_run(
+        {
+            "format": RUN_FORMAT,
+            "units": asdict(units),
+            "stages": {name: stage_facts(facts, name, stats) for name, facts in stages.items()},
+            "tables": tables,
+            "weights": [weight for facts in stages.values() for weight in facts.weights],
+            "versions": versions(),
+            "meaningless": any(facts.meaningless for facts in stages.values()),
+        }
+    )
+    run.write_json(TIMINGS_FILE, timings(stats))
+    run.write_json(RUN_FILE, manifest)
+    run.write(SUCCESS_FILE, b"")
+    return manifest
+
+
+TABLES_IN_ORDER = list(TABLES)
+
+
+def stage_facts(facts: StageFacts, stage: str, stats: Iterable[PartStats]) -> dict[str, Any]:
+    """What run.json says of one stage."""
+    totals = sum_totals([StepTotals(**json.loads(each.totals)) for each in stats if each.stage == stage])
+    return {
+        "counts": facts.counts,
+        "options": facts.options,
+        "fingerprint": facts.fingerprint,
+        "totals": totals._asdict(),
+    }
+
+
+def table_facts(table: str, stats: Sequence[PartStats]) -> dict[str, Any]:
+    """What run.json says of one table."""
+    parts = [
+        part_facts(part_name(table, each.unit), each.rows, FileStamp(each.size_bytes, each.sha256)) for each in stats
+    ]
+    return {"version": TABLES[table].version, "rows": sum(part["rows"] for part in parts), "parts": parts}
+
+
+def drops_facts(stats: Sequence[PartStats]) -> dict[str, Any]:
+    """What run.json says of DROPS: a part a stage and unit."""
+    parts = [
+        part_facts(
+            drops_name(each.stage, each.unit), each.drops_rows, FileStamp(each.drops_size_bytes, each.drops_sha256)
+        )
+        for each in stats
+    ]
+    parts.sort(key=lambda part: part["path"])
+    return {"version": TABLES["drops"].version, "rows": sum(part["rows"] for part in parts), "parts": parts}
+
+
+def part_facts(path: str, rows: int, file: FileStamp) -> dict[str, Any]:
+    """What run.json says of one part."""
+    return {"path": path, "rows": rows, "bytes": file.size_bytes, "sha256": file.sha256}
+
+
+def write_vocabulary(run: RunFolder, units: int, with_pairs: bool) -> dict[str, Any]:
+    """Counts every noun over the written tables into VOCABULARY; memory grows with distinct nouns only."""
+    captions, images, pairs = Counter[str](), Counter[str](), Counter[str]()
+    for unit in range(units):
+        nouns = run.read_part(part_name("nouns", unit), ("noun", "image_id", "caption_index"))
+        captions.update(count_distinct(nouns, ["noun", "image_id", "caption_index"]))
+        images.update(count_distinct(nouns, ["noun", "image_id"]))
+        if with_pairs:
+            pairs.update(run.read_part(part_name("pairs", unit), ("noun",))["noun"].to_pylist())
+    rows = conform_rows(list(vocabulary_rows(captions, images, pairs)), VOCABULARY)
+    name = part_name("vocabulary", 0)
+    file = run.write_part(name, rows, VOCABULARY, {})
+    return {
+        "version": VOCABULARY.version,
+        "rows": rows.num_rows,
+        "parts": [part_facts(name, rows.num_rows, file)],
+    }
+
+
+def count_distinct(rows: pa.Table, columns: list[str]) -> dict[str, int]:
+    """For each value of the first column, how many distinct rows of `columns` have it."""
+    distinct = rows.select(columns).group_by(columns).aggregate([])
+    return Counter(distinct[columns[0]].to_pylist())
+
+
+def vocabulary_rows(captions: Counter[str], images: Counter[str], pairs: Counter[str]) -> Iterator[dict[str, Any]]:
+    """VOCABULARY rows, the most named noun first."""
+    for noun in sorted(captions, key=lambda noun: (-captions[noun], noun)):
+        yield {
+            "noun": noun,
+            "captions": captions[noun],
+            "images": images[noun],
+            "pairs": pairs[noun],
+            "pairs_kept": pairs[noun],
+        }
+
+
+def timings(stats: Sequence[PartStats]) -> dict[str, Any]:
+    """Seconds and parts by stage and facts of the host: outside the promise of equal bytes."""
+    stages = {}
+    for stage in dict.fromkeys(each.stage for each in stats):
+        of_stage = [each for each in stats if each.stage == stage]
+        made = [each for each in of_stage if each.was_made]
+        stages[stage] = {
+            "parts_made": len(made),
+            "parts_there": len(of_stage) - len(made),
+            "seconds_in_made_parts": round(sum(each.seconds for each in made), 3),
+        }
+    host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
+    return {"stages": stages, "host": host}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that touch rows; "absent" where one is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in ROW_PACKAGES}}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"

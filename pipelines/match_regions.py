@@ -1,0 +1,288 @@
+"""Nouns part + masks part (+ captions part, for the text) → pairs part.
+
+For every noun of an image the mask whose masked region's CLIP embedding has the highest cosine with the prompted
+noun's (OVSeg, section 3.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ovseg_model import rle
+from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
+from ovseg_model.scorer import ClipScorerSpec, Scorer, open_scorer
+from pipelines.open_models import open_once
+from pipelines.options import MatchOptions
+from pipelines.progress import count_images
+from pipelines.units import StepOutput, by_image, drop, part_name
+from pipelines.write_tables import RunFolder
+from schemas import PAIRS, conform_rows
+
+STAGE = "match_regions"
+VERSION = 1
+TEMPERATURE = 100.0
+"""CLIP's logit scale at inference (method of the paper: cosine x 100)."""
+
+REGIONS_PER_GROUP = 256
+"""Masked regions gathered, over images, before the scorer sees them; it pads each micro-batch, so fewer is waste."""
+
+
+class Match(NamedTuple):
+    """One mask for one noun: indices into the image's nouns and masks, and the scores of PAIRS."""
+
+    noun: int
+    mask: int
+    cosine: float
+    probability: float
+    mask_rank: int
+    noun_rank: int
+    margin: float | None
+    runner_up_nouns: list[tuple[int, float]]
+
+
+class ImageNouns(NamedTuple):
+    """An image to match: its masks (MASKS rows) and its distinct nouns (NOUNS rows with their captions)."""
+
+    image_id: str
+    masks: list[dict[str, Any]]
+    nouns: list[dict[str, Any]]
+
+
+def match_nouns(cosines_NM: np.ndarray, masks_per_noun: int, runner_ups: int) -> list[Match]:
+    """The best masks of every noun of one image.
+
+    Args:
+        cosines_NM: float32, nouns x masks; ties go to the lower index.
+        masks_per_noun: masks kept for each noun, best first.
+        runner_ups: other nouns listed with each match.
+    """
+    probability_NM = softmax_over_nouns(cosines_NM)
+    masks_by_rank_NM = np.argsort(-cosines_NM, axis=1, kind="stable")
+    nouns_by_rank_NM = np.argsort(-cosines_NM, axis=0, kind="stable")
+    noun_rank_NM = np.argsort(nouns_by_rank_NM, axis=0, kind="stable") + 1
+    matches = []
+    for noun, ranked in enumerate(masks_by_rank_NM):
+        for rank, mask in enumerate(ranked[:masks_per_noun]):
+            others = [other for other in nouns_by_rank_NM[:, mask] if other != noun][:runner_ups]
+            matches.append(
+                Match(
+                    noun,
+                    int(mask),
+                    float(cosines_NM[noun, mask]),
+                    float(probability_NM[noun, mask]),
+                    rank + 1,
+                    int(noun_rank_NM[noun, mask]),
+                    _margin(cosines_NM[noun], ranked, rank),
+                    [(int(other), float(cosines_NM[other, mask])) for other in others],
+                )
+            )
+    return matches
+
+
+def softmax_over_nouns(cosines_NM: np.ndarray) -> np.ndarray:
+    """Probability of each noun among its image's, for each mask: float64 nouns x masks, columns sum to 1."""
+    logits = TEMPERATURE * cosines_NM.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=0))
+    return exponentials / exponentials.sum(axis=0)
+
+
+def cosine_table(nouns_ND: np.ndarray, regions_MD: np.ndarray) -> np.ndarray:
+    """Cosines of unit vectors, float32 nouns x masks.
+
+    Summed in float64, so that the result does not depend on how many nouns and masks are multiplied at once.
+    """
+    return (nouns_ND.astype(np.float64) @ regions_MD.astype(np.float64).T).astype(np.float32)
+
+
+def pair_id(image_sha256: str, mask: rle.Rle, noun: str) -> str:
+    """Content hash of image bytes, mask and noun: 32 hex digits."""
+    height, width = mask["size"]
+    return hashlib.sha256(f"{image_sha256}\n{height} {width} {mask['counts']}\n{noun}".encode()).hexdigest()[:32]
+
+
+def select_nouns(
+    nouns: Sequence[dict[str, Any]], options: MatchOptions
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The distinct nouns of one image that are matched, and the drops of the others; NOUNS rows in their order."""
+    kept: dict[str, dict[str, Any]] = {}
+    drops = []
+    for noun in nouns:
+        if noun["abstract"] and not options.match_abstract:
+            drops.append(noun_drop(noun, "abstract", "abstract nouns are not matched (--no-match-abstract)"))
+        elif noun["generic"] and not options.match_generic:
+            drops.append(noun_drop(noun, "generic", "generic nouns are not matched (--no-match-generic)"))
+        elif noun["noun"] in kept:
+            first = kept[noun["noun"]]
+            drops.append(noun_drop(noun, "duplicate_noun", f"paired from {noun_key(first)}"))
+        else:
+            kept[noun["noun"]] = noun
+    return list(kept.values()), drops
+
+
+def noun_key(noun: dict[str, Any]) -> str:
+    """Which NOUNS row: image_id#caption_index:start-end."""
+    return f"{noun['image_id']}#{noun['caption_index']}:{noun['start_char']}-{noun['end_char']}"
+
+
+def noun_drop(noun: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
+    """The drop of one NOUNS row; the detail begins with the noun."""
+    return drop(STAGE, noun_key(noun), noun["image_id"], reason, f"{noun['noun']}: {detail}")
+
+
+def pair_rows(
+    image: ImageNouns, matches: Iterable[Match], pixels_HW3: np.ndarray, scorer: Scorer, crops: bool
+) -> Iterator[dict[str, Any]]:
+    """PAIRS rows of one image, noun by noun, best mask first."""
+    from_mask = ("image_id", "image_uri", "image_sha256", "height", "width", "mask_index", "mask")
+    from_mask += ("box_xywh_px", "area_px", "generator")
+    from_noun = ("noun", "lemma", "caption_index", "caption", "start_char", "end_char", "abstract", "generic")
+    from_noun += ("source_url", "licence")
+    for match in matches:
+        mask, noun = image.masks[match.mask], image.nouns[match.noun]
+        yield {
+            **{name: mask[name] for name in from_mask},
+            **{name: noun[name] for name in from_noun},
+            "pair_id": pair_id(mask["image_sha256"], mask["mask"], noun["noun"]),
+            "cosine": match.cosine,
+            "probability": match.probability,
+            "mask_rank": match.mask_rank,
+            "noun_rank": match.noun_rank,
+            "margin": match.margin,
+            "runner_up_nouns": [
+                {"noun": image.nouns[other]["noun"], "cosine": cosine} for other, cosine in match.runner_up_nouns
+            ],
+            "hard_negatives": None,
+            "meaningless": scorer.meaningless,
+            "scorer": scorer.name,
+            "crop_png": crop_png(pixels_HW3, mask["box_xywh_px"]) if crops else None,
+        }
+
+
+def crop_png(pixels_HW3: np.ndarray, box_xywh_px: Sequence[int]) -> bytes:
+    """The image inside a box, RGB uint8, as PNG: lossless, since prompts and fill depend on exact pixels."""
+    from PIL import Image
+
+    x, y, width, height = box_xywh_px
+    sink = io.BytesIO()
+    Image.fromarray(pixels_HW3[y : y + height, x : x + width]).save(sink, "png")
+    return sink.getvalue()
+
+
+def match_regions(
+    nouns: pa.Table, masks: pa.Table, captions: pa.Table, scorer: Scorer, options: MatchOptions, fetch: FetchOptions
+) -> StepOutput:
+    """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops."""
+    images, drops = images_to_match(nouns, masks, captions, options)
+    vectors_of_nouns = embed_distinct_nouns(images, scorer)
+    rows: list[dict[str, Any]] = []
+    for group in groups_of_regions(readable_images(images, fetch, drops), REGIONS_PER_GROUP):
+        vectors = scorer.embed_regions([(pixels, [mask["mask"] for mask in image.masks]) for image, pixels in group])
+        for (image, pixels), regions_MD in count_images(zip(group, vectors, strict=True), "pairs"):
+            nouns_ND = np.stack([vectors_of_nouns[noun["noun"]] for noun in image.nouns])
+            cosines_NM = cosine_table(nouns_ND, regions_MD)
+            matches = match_nouns(cosines_NM, options.masks_per_noun, options.runner_up_nouns)
+            rows += pair_rows(image, matches, pixels, scorer, options.crops)
+    return StepOutput(conform_rows(rows, PAIRS), drops, nouns.num_rows, nouns.num_rows - len(drops))
+
+
+def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[str, np.ndarray]:
+    """Unit vector (D,) of every noun of a unit, in one call: full forwards instead of one small one an image."""
+    names = sorted({noun["noun"] for image in images for noun in image.nouns})
+    return dict(zip(names, scorer.embed_nouns(names), strict=True)) if names else {}
+
+
+def images_to_match(
+    nouns: pa.Table, masks: pa.Table, captions: pa.Table, options: MatchOptions
+) -> tuple[list[ImageNouns], list[dict[str, Any]]]:
+    """The images that have both masks and nouns to match, and the drops of all other nouns."""
+    masks_of = {image_id: rows.to_pylist() for image_id, rows in by_image(masks)}
+    caption_of = {(row["image_id"], row["caption_index"]): row for row in captions.to_pylist()}
+    images, drops = [], []
+    for image_id, rows in by_image(nouns):
+        kept, dropped = select_nouns(rows.to_pylist(), options)
+        drops += dropped
+        if image_id in masks_of:
+            with_captions = [{**caption_of[image_id, noun["caption_index"]], **noun} for noun in kept]
+            images.append(ImageNouns(image_id, masks_of[image_id], with_captions))
+        else:
+            drops += [noun_drop(noun, "no_masks", "its image has no masks") for noun in kept]
+    return [image for image in images if image.nouns], drops
+
+
+def readable_images(
+    images: Sequence[ImageNouns], fetch: FetchOptions, drops: list[dict[str, Any]]
+) -> Iterator[tuple[ImageNouns, np.ndarray]]:
+    """The images with their pixels; those that cannot be read any more add the drops of their nouns to `drops`."""
+    results = read_images([image.masks[0]["image_uri"] for image in images], fetch)
+    for image, result in zip(images, results, strict=True):
+        problem = image_problem(image, result)
+        if problem:
+            drops.extend(noun_drop(noun, *problem) for noun in image.nouns)
+        else:
+            yield image, result.pixels
+
+
+def image_problem(image: ImageNouns, result: FetchedImage | ImageError) -> tuple[str, str] | None:
+    """Reason and detail when the image is not what its masks were made of, else None."""
+    if isinstance(result, ImageError):
+        return result.reason, result.detail
+    wanted = image.masks[0]["image_sha256"]
+    if result.sha256 != wanted:
+        return "image_changed", f"its masks were made of bytes with sha256 {wanted}, now it is {result.sha256}"
+    return None
+
+
+def groups_of_regions(
+    images: Iterable[tuple[ImageNouns, np.ndarray]], least: int
+) -> Iterator[list[tuple[ImageNouns, np.ndarray]]]:
+    """Runs of images that have at least `least` masks together (the last may have fewer)."""
+    group: list[tuple[ImageNouns, np.ndarray]] = []
+    for image in images:
+        group.append(image)
+        if sum(len(each.masks) for each, _ in group) >= least:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@dataclass(frozen=True)
+class MatchRegions:
+    """The step: a scorer by its spec, and the run whose tables it joins."""
+
+    run: RunFolder
+    scorer: ClipScorerSpec
+    options: MatchOptions
+    fetch: FetchOptions
+    name: str = STAGE
+    table: str = "pairs"
+    counts: str = "nouns"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Version, scorer and the options that select nouns and masks."""
+        names = ("masks_per_noun", "runner_up_nouns", "match_abstract", "match_generic", "crops")
+        chosen = {name: getattr(self.options, name) for name in names}
+        return {"version": VERSION, "scorer": self.scorer.fingerprint(), **chosen}
+
+    def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
+        """The unit's captions, nouns and masks."""
+        return {table: (self.run, part_name(table, unit)) for table in ("captions", "nouns", "masks")}
+
+    def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
+        """Pairs of the unit's nouns."""
+        scorer = open_once(open_scorer, self.scorer)
+        return match_regions(parts["nouns"], parts["masks"], parts["captions"], scorer, self.options, self.fetch)
+
+
+def _margin(cosines_M: np.ndarray, ranked: np.ndarray, rank: int) -> float | None:
+    """Cosine of the mask at `rank` minus that of the next one; None for the last."""
+    if rank + 1 >= len(ranked):
+        return None
+    return float(cosines_M[ranked[rank]] - cosines_M[ranked[rank + 1]])

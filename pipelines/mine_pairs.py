@@ -1,0 +1,176 @@
+"""The composed run and its parts: `ovseg mine`, `nouns`, `masks` and `match`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from ovseg_model.images import FetchOptions
+from pipelines.draw_pairs import draw_pairs
+from pipelines.options import (
+    FreezeOptions,
+    MaskOptions,
+    MatchOptions,
+    NounOptions,
+    RunOptions,
+    add_options,
+    read_options,
+    require_at_least,
+)
+from pipelines.plain import run_plain
+from pipelines.plan import MineOptions, Plan, plan_run
+from pipelines.progress import PartsProgress
+from pipelines.read_captions import ReadOptions
+from pipelines.summary import example_pairs, summary
+from pipelines.units import StoredTable
+from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
+from schemas import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb by the tables that it makes and the options that it takes."""
+
+    name: str
+    makes: tuple[str, ...]
+    options: tuple[type, ...]
+    help: str
+
+
+VERBS = (
+    Verb(
+        "mine",
+        ("nouns", "masks", "pairs"),
+        (ReadOptions, FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
+        "Captions and images in, (masked region, noun) pairs out.",
+    ),
+    Verb("nouns", ("nouns",), (ReadOptions, FreezeOptions, NounOptions, RunOptions), "Captions in, NOUNS out."),
+    Verb(
+        "masks",
+        ("masks",),
+        (ReadOptions, FreezeOptions, MaskOptions, FetchOptions, RunOptions),
+        "Images in, MASKS out, to be reused with other captions.",
+    ),
+    Verb("match", ("pairs",), (MatchOptions, FetchOptions, RunOptions), "NOUNS and MASKS of a run in, PAIRS out."),
+)
+"""What this module's verbs are; the three that freeze take their input from --captions or find it frozen."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb that `argv` begins with: parses, plans, executes, prints; returns the exit status.
+
+    Raises:
+        UserError: an option, a file or a weight is not as wanted; no step has run yet.
+    """
+    verb = next(verb for verb in VERBS if verb.name == argv[0])
+    options, beam_arguments = parse(verb, argv[1:])
+    execute_plan = executor(options.run.runner, beam_arguments)
+    plan = plan_run(verb.makes, options)
+    plan.run.remove(SUCCESS_FILE)
+    with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
+        execute_plan(plan)
+    manifest = plan.run.read_json(RUN_FILE)
+    examples = example_pairs(plan.run, plan.units.count) if plan.pairs else []
+    if examples:
+        plan.run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
+    print(summary(plan.run, manifest, examples))
+    return 0
+
+
+def parse(verb: Verb, argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
+    """The verb's options and the arguments left for Beam.
+
+    Raises:
+        UserError: a value no run can work with, or an argument that nobody knows.
+    """
+    parser = argparse.ArgumentParser(f"ovseg {verb.name}", description=verb.help, allow_abbrev=False)
+    for group in verb.options:
+        add_options(parser, group)
+    namespace, unknown = parser.parse_known_args(argv)
+    groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions)
+    read = read_options(namespace, ReadOptions) if "captions" in namespace else None
+    options = MineOptions(read, *(read_options(namespace, group) for group in groups))
+    check_options(options)
+    check_beam_arguments(parser, options.run.runner, unknown)
+    return options, unknown
+
+
+def check_options(options: MineOptions) -> None:
+    """Refuses values that no run can work with.
+
+    Raises:
+        UserError: naming the option, what is wanted and what was given.
+    """
+    if not options.run.output:
+        raise UserError("--output is missing; give the run directory, a path or an fsspec URL")
+    require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
+    require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
+    require_at_least("region_batch", options.match.region_batch, 1)
+    require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
+    require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
+    require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
+    require_at_least("torch_threads", options.run.torch_threads, 0)
+    if options.masks.propose_missing and not options.masks.masks_from:
+        raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
+
+
+def check_beam_arguments(parser: argparse.ArgumentParser, runner: str, unknown: Sequence[str]) -> None:
+    """Refuses arguments that neither we nor Beam know; Beam alone would ignore them.
+
+    Raises:
+        UserError: naming the argument and the closest of ours.
+    """
+    wrong = list(unknown) if runner == "plain" else unknown_to_beam(unknown)
+    if wrong:
+        ours = [flag for action in parser._actions for flag in action.option_strings]
+        close = get_close_matches(wrong[0].split("=")[0], ours, 1)
+        hint = f"did you mean {close[0]}?" if close else "--help lists what there is"
+        readers = parser.prog if runner == "plain" else f"{parser.prog}, nor of Beam"
+        raise UserError(f"{wrong[0]} is no option of {readers}; {hint}")
+
+
+def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
+    """The arguments that none of Beam's option classes takes."""
+    if not arguments:
+        return []
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    return parser.parse_known_args(list(arguments))[1]
+
+
+def executor(runner: str, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
+    """What runs a plan: plain loops, or Beam on a runner."""
+    if runner == "plain":
+        return run_plain
+    return lambda plan: run_beam(plan, runner, beam_arguments)
+
+
+def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
+    """Runs a plan as a Beam pipeline and waits for its end."""
+    quiet_start_up()
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.transforms import define_pipeline
+
+    with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
+        define_pipeline(root, plan)
+
+
+def quiet_start_up() -> None:
+    """Keeps Beam's notes about its own start-up from burying the progress."""
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    # Said by Beam itself, on the root logger, wherever Google Cloud's optional clients are not installed.
+    logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+
+
+def labels_to_make(plan: Plan) -> dict[str, str]:
+    """Stage by table, of the steps that may have work to do."""
+    return {step.table: step.name for step in plan.steps if not isinstance(step, StoredTable)}

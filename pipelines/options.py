@@ -1,0 +1,139 @@
+"""Every option once: a frozen dataclass a step, from which the command line is derived."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from schemas import UserError
+
+Options = TypeVar("Options")
+
+
+def option(default: Any, help_: str, *, choices: Sequence[str] = ()) -> Any:
+    """A dataclass field with its help text and, where they are closed, its choices."""
+    return field(default=default, metadata={"help": help_, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class FreezeOptions:
+    """How the input is frozen and cut into units."""
+
+    captions_per_image: int = option(0, "captions kept of each image, in order; 0 keeps all, 1 is the paper's default")
+    images_per_unit: int = option(64, "images a unit, about; a unit is what a worker makes, loses and retries at once")
+    unit_count: int = dataclasses.field(default=0, metadata={"hidden": True})
+
+
+@dataclass(frozen=True)
+class NounOptions:
+    """What counts as a noun."""
+
+    nouns: str = option(
+        "nouns",
+        "noun rule: nouns (every NLTK noun token, the paper's), phrases (adjectives and compounds), lexicon (needs no "
+        "data files, approximate)",
+        choices=("nouns", "phrases", "lexicon"),
+    )
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """Where mask proposals come from."""
+
+    masks: str = option(
+        "felzenszwalb",
+        "mask generator: felzenszwalb (no weights), annotations (masks that exist), or package.module:factory",
+    )
+    mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
+    masks_from: str | None = option(None, "take masks from the MASKS table of this run instead of making them")
+    propose_missing: bool = option(False, "with --masks-from: propose masks for images that have none there")
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """How nouns are matched to masked regions."""
+
+    clip: str = option(
+        "ViT-B-16/openai",
+        "CLIP that matches: ARCHITECTURE/TAG of open_clip, a checkpoint path, or ARCHITECTURE/random for plumbing",
+    )
+    clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
+    templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
+    precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
+    region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
+    expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
+    antialias: bool = option(True, "antialiased resize; OVSeg's own inference has none")
+    masks_per_noun: int = option(1, "best masks kept for each noun; the paper keeps 1")
+    runner_up_nouns: int = option(3, "other nouns of the image listed with each pair, best first")
+    match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")
+    match_generic: bool = option(True, "match generic nouns too, as the paper does; they are flagged")
+    crops: bool = option(False, "store each region's box as PNG in PAIRS, so that training needs no images")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the run lies and who runs it. Nothing here changes a row, but for the device."""
+
+    output: str = option("", "run directory: a path or fsspec URL; the same command again completes it")
+    runner: str = option("FnApiRunner", "plain (loops without Beam) or a Beam runner; every Beam option passes through")
+    device: str = option("auto", "device of generators and CLIP: auto, cpu, cuda or cuda:N")
+    torch_threads: int = option(0, "CPU threads of one forward; 0 takes every core. Other counts may round otherwise")
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """Adds one command line argument for each field of an options dataclass, in a group with its first sentence."""
+    group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
+    hints = typing.get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        if not each.metadata.get("hidden"):
+            _add_option(group, each, hints[each.name])
+
+
+def read_options(namespace: argparse.Namespace, cls: type[Options]) -> Options:
+    """The options dataclass from a parsed command line; what was not given keeps the class's default."""
+    names = {each.name for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = {name: value for name, value in vars(namespace).items() if name in names}
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def require_at_least(name: str, value: float, least: float) -> None:
+    """Refuses an option value below its least.
+
+    Raises:
+        UserError: the value is too small.
+    """
+    if value < least:
+        raise UserError(f"--{name.replace('_', '-')}: wanted {least} or more, got {value}")
+
+
+def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field[Any], type_: Any) -> None:
+    flag, metadata = "--" + each.name.replace("_", "-"), each.metadata
+    # Nothing given leaves no trace, so that the dataclass stays the only place of the default.
+    common: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
+    if type_ is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif typing.get_origin(type_) is tuple:
+        group.add_argument(flag, action="extend", nargs="+", metavar="VALUE", **common)
+    else:
+        choices = metadata.get("choices") or None
+        metavar = None if choices else _plain_type(type_).__name__.upper()
+        group.add_argument(flag, type=_plain_type(type_), choices=choices, metavar=metavar, **common)
+
+
+def _help(each: dataclasses.Field[Any]) -> str:
+    text = str(each.metadata.get("help", "")).replace("%", "%%")
+    required = each.default is dataclasses.MISSING
+    shown = each.default not in (None, (), "", dataclasses.MISSING)
+    return f"{text} (default: {each.default})" if shown and not required else text
+
+
+def _plain_type(type_: Any) -> type:
+    """`X` of `X | None`."""
+    if isinstance(type_, types.UnionType):
+        return next(arg for arg in typing.get_args(type_) if arg is not types.NoneType)
+    return type_

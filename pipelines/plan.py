@@ -1,0 +1,208 @@
+"""What a run will do, decided before any work starts: its units, one step a table, and what run.json says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ovseg_model.images import FetchOptions
+from pipelines.extract_nouns import plan_extract_nouns
+from pipelines.freeze_captions import STAGE as READ_STAGE
+from pipelines.freeze_captions import freeze_captions, frozen_captions
+from pipelines.manifest import StageFacts
+from pipelines.match_regions import MatchRegions
+from pipelines.options import FreezeOptions, MaskOptions, MatchOptions, NounOptions, RunOptions
+from pipelines.propose_masks import ProposeMasks
+from pipelines.units import Step, StoredTable, Units, read_units
+from pipelines.write_tables import RUN_FILE, RunFolder, open_run_folder
+from schemas import UserError
+from schemas.run import check_run
+
+if TYPE_CHECKING:
+    from pipelines.read_captions import ReadOptions
+
+STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
+"""The stage that makes each table."""
+
+READS = {"nouns": (), "masks": (), "pairs": ("nouns", "masks")}
+"""The tables that each step needs beside CAPTIONS."""
+
+
+@dataclass(frozen=True)
+class MineOptions:
+    """All options of a verb; groups that a verb does not take keep their defaults."""
+
+    read: ReadOptions | None = None
+    freeze: FreezeOptions = field(default_factory=FreezeOptions)
+    nouns: NounOptions = field(default_factory=NounOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    match: MatchOptions = field(default_factory=MatchOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's units and the step of each table: to be made, stored already, or absent (None)."""
+
+    run: RunFolder
+    units: Units
+    captions: StoredTable
+    nouns: Step | StoredTable | None = None
+    masks: Step | StoredTable | None = None
+    pairs: Step | StoredTable | None = None
+    stages: dict[str, StageFacts] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> tuple[Step | StoredTable, ...]:
+        """The steps that there are, in the order of the data."""
+        return tuple(step for step in (self.captions, self.nouns, self.masks, self.pairs) if step)
+
+
+Planned = tuple[Step | StoredTable, StageFacts]
+
+
+def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
+    """Decides everything and resolves every weight, then freezes the input.
+
+    Args:
+        tables: the tables to make, of nouns, masks and pairs; others that the run has already are listed again.
+        options: the verb's options.
+
+    Raises:
+        UserError: an option, a file or a weight is not as wanted.
+    """
+    run = open_run_folder(options.run.output)
+    made = {table: PLANNERS[table](run, options) for table in tables}
+    units = plan_units(run, options)
+    planned = {**stored_tables(run, made), **made}
+    require_inputs(run, planned, made)
+    stages = {READ_STAGE: StageFacts("captions", units.options, {"input_sha256": units.input_sha256})}
+    stages |= {STAGES[table]: planned[table][1] for table in READS if table in planned}
+    return Plan(run, units, frozen_captions(run), **{name: step for name, (step, _) in planned.items()}, stages=stages)
+
+
+def plan_units(run: RunFolder, options: MineOptions) -> Units:
+    """Freezes the input, or takes the frozen one where no input is named.
+
+    Raises:
+        UserError: there is neither, or the units are not those of the run whose masks are reused.
+    """
+    other = _units_to_inherit(options.masks)
+    if options.read is None:
+        units = read_units(run)
+        if units is None:
+            raise UserError(f"--output {run.url} holds no captions yet; name them with --captions")
+    else:
+        inherited = other.count if other and other.scheme == "hash" else 0
+        units = freeze_captions(run, options.read, replace(options.freeze, unit_count=inherited))
+    if other and (units.scheme, units.count) != (other.scheme, other.count):
+        raise UserError(
+            f"--masks-from {options.masks.masks_from} is cut into {other.count} units by {other.scheme}, this run "
+            f"into {units.count} by {units.scheme}; masks can be reused unit by unit only: give the same tar shards, "
+            "or an --output that is not frozen yet"
+        )
+    return units
+
+
+def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
+    """The tables that a finished verb left in the run, apart from those made now and those that depend on them."""
+    if not run.has(RUN_FILE):
+        return {}
+    manifest = check_run(run.read_json(RUN_FILE))
+    names = [table for table in READS if table in manifest["tables"] and not {table, *READS[table]} & set(made)]
+    return {table: (StoredTable(run, STAGES[table], table), stored_facts(manifest, STAGES[table])) for table in names}
+
+
+def stored_facts(manifest: dict[str, Any], stage: str) -> StageFacts:
+    """What run.json said of a stage."""
+    facts = manifest["stages"][stage]
+    weights = tuple(weight for weight in manifest["weights"] if weight["stage"] == stage)
+    meaningless = stage == STAGES["pairs"] and manifest["meaningless"]
+    return StageFacts(facts["counts"], facts["options"], facts["fingerprint"], weights, meaningless)
+
+
+def require_inputs(run: RunFolder, planned: Collection[str], made: Collection[str]) -> None:
+    """Refuses a step whose input tables neither are there nor are made.
+
+    Raises:
+        UserError: naming the table and the verb that makes it.
+    """
+    for table in made:
+        for needed in READS[table]:
+            if needed not in planned:
+                raise UserError(
+                    f"--output {run.url} has no finished {needed} table; run `ovseg {needed} --output {run.url}` first"
+                )
+
+
+def plan_nouns(run: RunFolder, options: MineOptions) -> Planned:
+    """The step that makes NOUNS."""
+    step = plan_extract_nouns(run, options.nouns.nouns)
+    return step, StageFacts(step.counts, asdict(options.nouns), step.fingerprint())
+
+
+def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
+    """The step that makes MASKS: proposes them, takes stored ones, or both."""
+    from ovseg_model.proposals import resolve_generator
+
+    chosen = options.masks
+    other = open_run_folder(chosen.masks_from) if chosen.masks_from else None
+    generator = None
+    if not other or chosen.propose_missing:
+        generator_options = parse_generator_options(chosen.mask_option)
+        generator = resolve_generator(chosen.masks, generator_options, options.run.device, f"{run.url}/.annotations")
+    step = ProposeMasks(run, generator, options.fetch, other)
+    return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
+
+
+def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
+    """The step that makes PAIRS; its weights are resolved now, since workers only read them."""
+    from ovseg_model.class_embeddings import prompt_templates
+    from ovseg_model.clip import resolve_clip, resolve_device
+    from ovseg_model.scorer import ClipScorerSpec
+
+    chosen = options.match
+    prompt_templates(chosen.templates)
+    weights = resolve_clip(chosen.clip, chosen.clip_architecture)
+    scorer = ClipScorerSpec(
+        weights,
+        resolve_device(options.run.device),
+        chosen.precision,
+        chosen.region_batch,
+        chosen.templates,
+        chosen.expand_ratio,
+        chosen.antialias,
+        options.run.torch_threads or os.cpu_count() or 1,
+    )
+    step = MatchRegions(run, scorer, chosen, options.fetch)
+    weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
+    facts = StageFacts(step.counts, asdict(chosen), step.fingerprint(), (weight,), weights.meaningless)
+    return step, facts
+
+
+PLANNERS = {"nouns": plan_nouns, "masks": plan_masks, "pairs": plan_pairs}
+
+
+def parse_generator_options(pairs: Collection[str]) -> dict[str, str]:
+    """NAME=VALUE options of a mask generator.
+
+    Raises:
+        UserError: one is not of that form.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--mask-option {pair}: wanted NAME=VALUE, for example max_masks=100")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _units_to_inherit(masks: MaskOptions) -> Units | None:
+    if not masks.masks_from:
+        return None
+    other = open_run_folder(masks.masks_from)
+    units = read_units(other)
+    if units is None or not other.has("masks"):
+        raise UserError(f"--masks-from {masks.masks_from}: there is no run with a masks table; run `ovseg masks` first")
+    return units

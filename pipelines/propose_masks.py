@@ -1,0 +1,175 @@
+"""Captions part (for its image URIs) → masks part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ovseg_model import rle
+from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
+from ovseg_model.proposals import (
+    GeneratorSpec,
+    ImageInput,
+    MaskGenerator,
+    MaskProposals,
+    ProposalError,
+    open_generator,
+    propose_in_batches,
+)
+from pipelines.open_models import open_once
+from pipelines.progress import count_images
+from pipelines.units import StepOutput, drop, part_name
+from pipelines.write_tables import RunFolder
+from schemas import MASKS, conform_rows
+
+STAGE = "propose_masks"
+VERSION = 1
+
+
+class Image(NamedTuple):
+    """An image by its key and the place of its bytes."""
+
+    image_id: str
+    image_uri: str | None
+
+
+def images_of(captions: pa.Table) -> list[Image]:
+    """The images of CAPTIONS rows, each once, in the table's order."""
+    pairs = zip(captions["image_id"].to_pylist(), captions["image_uri"].to_pylist(), strict=True)
+    return [Image(*pair) for pair in dict.fromkeys(pairs)]
+
+
+def propose_masks(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> StepOutput:
+    """Masks of every image; images that cannot be read or have no mask become drops.
+
+    Images are read by a thread pool ahead of the generator, which gets them in batches of its own size.
+    """
+    rows: list[dict[str, Any]] = []
+    drops = []
+    for image, fetched, proposals in count_images(_proposals(images, generator, fetch), "masks"):
+        if isinstance(proposals, (ImageError, ProposalError)):
+            drops.append(drop(STAGE, image.image_id, image.image_id, proposals.reason, proposals.detail))
+        else:
+            rows += mask_rows(image, fetched, proposals, generator.name)
+    return StepOutput(conform_rows(rows, MASKS), drops, len(images), len(images) - len(drops))
+
+
+def mask_rows(
+    image: Image, fetched: FetchedImage, proposals: MaskProposals, generator: str
+) -> Iterator[dict[str, Any]]:
+    """MASKS rows of one image."""
+    height, width = fetched.pixels.shape[:2]
+    areas, boxes = rle.areas_px(proposals.masks), rle.boxes_xywh_px(proposals.masks)
+    unknown = [None] * len(proposals.masks)
+    scores = (proposals.predicted_iou or unknown, proposals.stability or unknown)
+    columns = zip(proposals.masks, boxes.tolist(), areas.tolist(), *scores, strict=True)
+    for index, (mask, box, area, predicted_iou, stability) in enumerate(columns):
+        yield {
+            "image_id": image.image_id,
+            "image_uri": image.image_uri,
+            "image_sha256": fetched.sha256,
+            "height": height,
+            "width": width,
+            "mask_index": index,
+            "mask": mask,
+            "box_xywh_px": box,
+            "area_px": area,
+            "predicted_iou": predicted_iou,
+            "stability": stability,
+            "generator": generator,
+        }
+
+
+def select_masks(images: Sequence[Image], stored: pa.Table) -> tuple[pa.Table, list[Image]]:
+    """The stored MASKS rows of these images, with the images' URIs of today, and the images that have none."""
+    rows = stored.filter(pc.is_in(stored["image_id"], pa.array([image.image_id for image in images], pa.string())))
+    have = set(rows["image_id"].to_pylist())
+    uris = {image.image_id: image.image_uri for image in images}
+    known = zip(rows["image_id"].to_pylist(), rows["image_uri"].to_pylist(), strict=True)
+    current = pa.array([uris[image_id] or uri for image_id, uri in known], pa.string())
+    column = rows.schema.get_field_index("image_uri")
+    rows = rows.set_column(column, rows.schema.field("image_uri"), current)
+    return rows, [image for image in images if image.image_id not in have]
+
+
+def reuse_masks(images: Sequence[Image], stored: pa.Table) -> StepOutput:
+    """Stored masks only; images without any become `no_stored_masks` drops."""
+    rows, missing = select_masks(images, stored)
+    detail = "the run that --masks-from names has no masks of this image; --propose-missing proposes them"
+    drops = [drop(STAGE, image.image_id, image.image_id, "no_masks", detail) for image in missing]
+    return StepOutput(rows, drops, len(images), len(images) - len(missing))
+
+
+def reuse_and_propose(
+    images: Sequence[Image], stored: pa.Table, generator: MaskGenerator, fetch: FetchOptions
+) -> StepOutput:
+    """Stored masks where there are some, proposed ones for the other images."""
+    rows, missing = select_masks(images, stored)
+    made = propose_masks(missing, generator, fetch)
+    both = pa.concat_tables([rows, made.rows]).sort_by([("image_id", "ascending"), ("mask_index", "ascending")])
+    return StepOutput(both, made.drops, len(images), len(images) - len(made.drops))
+
+
+@dataclass(frozen=True)
+class ProposeMasks:
+    """The step: a generator by its spec, stored masks of another run, or both."""
+
+    run: RunFolder
+    generator: GeneratorSpec | None
+    fetch: FetchOptions
+    masks_from: RunFolder | None = None
+    name: str = STAGE
+    table: str = "masks"
+    counts: str = "images"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Version, generator and the limits that decide which images are read."""
+        limits = {name: asdict(self.fetch)[name] for name in ("max_image_bytes", "max_image_px")}
+        generator = self.generator.fingerprint() if self.generator else None
+        return {"version": VERSION, "generator": generator, "limits": limits, "reuses": bool(self.masks_from)}
+
+    def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
+        """The unit's captions, and its stored masks where another run has them."""
+        parts = {"captions": (self.run, part_name("captions", unit))}
+        if self.masks_from:
+            parts["masks"] = (self.masks_from, part_name("masks", unit))
+        return parts
+
+    def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
+        """Masks of the unit's images."""
+        images = images_of(parts["captions"])
+        if "masks" not in parts:
+            return propose_masks(images, self._open(), self.fetch)
+        if not self.generator:
+            return reuse_masks(images, parts["masks"])
+        return reuse_and_propose(images, parts["masks"], self._open(), self.fetch)
+
+    def _open(self) -> MaskGenerator:
+        return open_once(open_generator, self.generator)
+
+
+Proposed = tuple[Image, FetchedImage | None, MaskProposals | ProposalError | ImageError]
+
+
+def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> Iterator[Proposed]:
+    fetched = zip(images, read_images([image.image_uri for image in images], fetch), strict=True)
+    readable: list[tuple[Image, FetchedImage]] = []
+    for image, result in fetched:
+        if isinstance(result, ImageError):
+            yield image, None, result
+        else:
+            readable.append((image, result))
+        if len(readable) == generator.batch_size:
+            yield from _propose_batch(readable, generator)
+            readable = []
+    yield from _propose_batch(readable, generator)
+
+
+def _propose_batch(batch: Sequence[tuple[Image, FetchedImage]], generator: MaskGenerator) -> Iterator[Proposed]:
+    inputs = [ImageInput(image.image_id, image.image_uri or "", result.pixels) for image, result in batch]
+    for (image, result), proposals in zip(batch, propose_in_batches(generator, inputs), strict=True):
+        yield image, result, proposals

@@ -1,0 +1,68 @@
+"""What a run prints at its end: read, kept and dropped by stage and reason, and example rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.units import part_name
+from pipelines.write_tables import RunFolder
+from schemas import TABLES
+from schemas.drops import STAGES
+
+KEPT_AS = {
+    "read_captions": "kept",
+    "extract_nouns": "with nouns",
+    "propose_masks": "with masks",
+    "match_regions": "paired",
+}
+"""What kept means at each stage."""
+
+EXAMPLES = 5
+
+
+def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
+    """The text at the end of a run; `examples` are rows of PAIRS."""
+    lines = [*stage_lines(manifest), "", *table_lines(manifest)]
+    if examples:
+        lines += ["", *example_lines(examples)]
+    if manifest["meaningless"]:
+        lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
+    return "\n".join([*lines, "", f"run: {run.url}"])
+
+
+def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """A line a stage, and under it a line a reason."""
+    yield f"{'stage':<16}{'read':>10}  {'':<9}{'kept':>10}  {'':<11}{'dropped':>10}"
+    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
+        totals = facts["totals"]
+        kept = f"{totals['kept']:>10,}  {KEPT_AS[stage]:<11}"
+        yield f"{stage:<16}{totals['read']:>10,}  {facts['counts']:<9}{kept}{sum(totals['dropped'].values()):>10,}"
+        for reason, count in totals["dropped"].items():
+            yield f"{'':<16}{'':>10}  {'':<9}{'':>10}  {reason:>11}{count:>10,}"
+
+
+def table_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """A line a table."""
+    for table, facts in sorted(manifest["tables"].items(), key=lambda item: list(TABLES).index(item[0])):
+        size_bytes = sum(part["bytes"] for part in facts["parts"])
+        yield f"{table:<16}{facts['rows']:>10,}  rows in {len(facts['parts'])} parts, {size_bytes / 1e6:.1f} MB"
+
+
+def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:
+    """A few rows of PAIRS from different images, the same ones every time: the smallest content hashes of a unit."""
+    rows: dict[str, dict[str, Any]] = {}
+    for unit in range(units):
+        for row in sorted(run.read_part(part_name("pairs", unit)).to_pylist(), key=lambda row: row["pair_id"]):
+            rows.setdefault(row["image_id"], row)
+            if len(rows) == EXAMPLES:
+                return list(rows.values())
+    return list(rows.values())
+
+
+def example_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line a pair."""
+    yield f"{'noun':<18}{'cosine':>7}{'prob':>6}{'rank':>5}{'area_px':>9}  {'box_xywh_px':<22}image_id: caption"
+    for row in rows:
+        scores = f"{row['cosine']:>7.3f}{row['probability']:>6.2f}{row['noun_rank']:>5}{row['area_px']:>9,}"
+        yield f"{row['noun']:<18}{scores}  {row['box_xywh_px']!s:<22}{row['image_id']}: {row['caption']}"

@@ -1,0 +1,107 @@
+"""The steps as Beam transforms: as little logic as possible, everything they do is a function from elsewhere.
+
+The only module that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`, never a
+caption, a mask or a pixel.
+"""
+
+from __future__ import annotations
+
+import apache_beam as beam
+
+from pipelines.manifest import finish_run
+from pipelines.plain import run_unit
+from pipelines.plan import Plan
+from pipelines.units import PartStats, Step, StoredTable
+
+
+class ListUnits(beam.PTransform):
+    """The run's unit numbers, spread over the workers."""
+
+    def __init__(self, count: int) -> None:
+        """`count` units, numbered from 0."""
+        super().__init__()
+        self._count = count
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
+        """Only the count is part of the job graph, so that a million images do not swell it."""
+        return (
+            root
+            | "Count" >> beam.Create([self._count])
+            | "Number" >> beam.FlatMap(unit_numbers).with_output_types(int)
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
+class MakeParts(beam.PTransform):
+    """Unit numbers → the stats of their parts, made, found or counted; nothing where the run has no such step."""
+
+    def __init__(self, step: Step | StoredTable | None) -> None:
+        """`step` is a small picklable spec; what it needs is opened on the worker."""
+        super().__init__()
+        self._step = step
+
+    def expand(self, units: beam.PCollection[int]) -> beam.PCollection[PartStats]:
+        """One function call a unit."""
+        return units | "MakePart" >> beam.FlatMap(make_parts, self._step).with_output_types(PartStats)
+
+
+class JoinUnits(beam.PTransform):
+    """Stats of several tables → the unit numbers whose parts are there in all of them."""
+
+    def expand(self, tables: tuple[beam.PCollection[PartStats], ...]) -> beam.PCollection[int]:
+        """A barrier of tiny rows."""
+        keyed = [
+            stats | f"Key{index}" >> beam.Map(unit_key).with_output_types(tuple[int, int])
+            for index, stats in enumerate(tables)
+        ]
+        return keyed | "Group" >> beam.CoGroupByKey() | "Complete" >> beam.FlatMap(complete_unit).with_output_types(int)
+
+
+class WriteManifest(beam.PTransform):
+    """All stats → one manifest, when every part is there."""
+
+    def __init__(self, plan: Plan) -> None:
+        """The plan whose run is finished."""
+        super().__init__()
+        self._plan = plan
+
+    def expand(self, tables: tuple[beam.PCollection[PartStats], ...]) -> beam.PCollection[dict]:
+        """One element writes it, so that it is written when all else is there."""
+        plan = self._plan
+        return (
+            tables
+            | "Flatten" >> beam.Flatten()
+            | "Gather" >> beam.combiners.ToList()
+            | "Write" >> beam.Map(lambda stats: finish_run(plan.run, plan.units, plan.stages, stats))
+        )
+
+
+def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
+    """The whole run: captions to nouns, images to masks, both to pairs."""
+    units = root | "ListUnits" >> ListUnits(plan.units.count)
+    captions = units | "ReadCaptions" >> MakeParts(plan.captions)
+    nouns = units | "ExtractNouns" >> MakeParts(plan.nouns)
+    masks = units | "ProposeMasks" >> MakeParts(plan.masks)
+    pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> MakeParts(plan.pairs)
+    return (captions, nouns, masks, pairs) | "WriteManifest" >> WriteManifest(plan)
+
+
+def unit_numbers(count: int) -> list[int]:
+    """The numbers of a run's units."""
+    return list(range(count))
+
+
+def make_parts(unit: int, step: Step | StoredTable | None) -> list[PartStats]:
+    """The stats of one unit's part, or none where there is no step."""
+    return [run_unit(step, unit)] if step else []
+
+
+def unit_key(stats: PartStats) -> tuple[int, int]:
+    """A part's unit as a key."""
+    return stats.unit, stats.unit
+
+
+def complete_unit(group: tuple[int, list[list[int]]]) -> list[int]:
+    """The unit of a group if every table has a part of it."""
+    unit, parts = group
+    return [unit] if all(parts) else []

@@ -1,0 +1,268 @@
+"""Work units, parts and done-markers.
+
+A run's images are cut into units; a step makes one table part of one unit from other parts of the same unit.
+The part is its own done-marker: its footer carries the step's hash, so that retry, replay, kill -9 and resume
+all end in the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from pipelines.write_tables import UNITS_FILE, RunFolder
+from schemas import DROPS, TABLES, UserError, conform_rows
+
+HASH_KEY = "ovseg.step_hash"
+TOTALS_KEY = "ovseg.totals"
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a run is cut: by a hash of image_id into `count` units, or along tar shards (`scheme`).
+
+    `input_sha256` is over the content of the input; a folder with another one holds another run.
+    """
+
+    scheme: str
+    count: int
+    images: int
+    input_sha256: str
+    options: dict[str, Any]
+
+    def save(self, run: RunFolder) -> None:
+        """Writes the cut, last of all that freezing writes: its file says that the input is frozen."""
+        run.write_json(UNITS_FILE, asdict(self))
+
+
+def read_units(run: RunFolder) -> Units | None:
+    """The cut of a frozen run, or None where nothing is frozen yet."""
+    return Units(**run.read_json(UNITS_FILE)) if run.has(UNITS_FILE) else None
+
+
+def image_digest(image_id: str) -> int:
+    """The first 64 bits of sha256(image_id)."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
+
+
+def unit_of(image_id: str, count: int) -> int:
+    """The unit of an image in a run that is cut by hash."""
+    return image_digest(image_id) % count
+
+
+def unit_count(images: int, images_per_unit: int) -> int:
+    """The power of two that comes nearest to `images_per_unit` images a unit.
+
+    A power of two lets one fixed set of spill buckets serve every count (see freeze_captions).
+    """
+    wanted = max(1.0, images / images_per_unit)
+    return min((1 << power for power in range(40)), key=lambda count: abs(count / wanted - 1))
+
+
+def part_name(table: str, unit: int) -> str:
+    """Where a unit's part of a table lies in the run."""
+    return f"{table}/part-{unit:05d}.parquet"
+
+
+def drops_name(stage: str, unit: int) -> str:
+    """Where the drops of one stage and unit lie in the run."""
+    return f"drops/part-{unit:05d}-{stage}.parquet"
+
+
+class StepTotals(NamedTuple):
+    """What a step read, kept and dropped in one unit; kept + dropped = read."""
+
+    read: int
+    kept: int
+    dropped: dict[str, int]
+
+
+class StepOutput(NamedTuple):
+    """What a step makes of one unit: its table's rows, its drops (DROPS rows), and how many records it read."""
+
+    rows: pa.Table
+    drops: list[dict[str, Any]]
+    read: int
+    kept: int
+
+
+class Step(Protocol):
+    """A function from a unit's table parts to one table part."""
+
+    @property
+    def run(self) -> RunFolder:
+        """The run that it writes to."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name in DROPS, totals and progress."""
+
+    @property
+    def table(self) -> str:
+        """The table that it makes."""
+
+    @property
+    def counts(self) -> str:
+        """What its totals count, in the plural: captions, images or nouns."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides its rows, apart from the parts it reads: version, options, sha256 of weights."""
+
+    def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
+        """The parts that it reads, by a name of its own: run and part name."""
+
+    def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
+        """Makes the rows of one unit."""
+
+
+class PartStats(NamedTuple):
+    """What travels between steps: which part is there and what its step counted. A few hundred bytes."""
+
+    stage: str
+    table: str
+    unit: int
+    rows: int
+    size_bytes: int
+    sha256: str
+    drops_rows: int
+    drops_size_bytes: int
+    drops_sha256: str
+    totals: str
+    was_made: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table that a run has already: its parts are only counted."""
+
+    run: RunFolder
+    name: str
+    table: str
+
+
+class MissingPartError(UserError):
+    """A part that a step reads is not there."""
+
+
+def step_hash(step: Step, input_hashes: dict[str, str]) -> str:
+    """sha256 over a step's fingerprint and the hashes of the parts it reads, in hex."""
+    identity = {"step": step.name, "fingerprint": step.fingerprint(), "inputs": input_hashes}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def make_part(step: Step, unit: int) -> PartStats:
+    """Makes one part and its drops, unless they are there with the right hash.
+
+    The drops are written before the part, so that a part that is there has its drops.
+
+    Raises:
+        MissingPartError: a part that the step reads is missing.
+        SchemaError: the step's rows break the contract.
+        RuntimeError: kept + dropped is not what was read.
+    """
+    started = time.perf_counter()
+    sources = step.inputs(unit)
+    wanted = step_hash(step, {name: _input_hash(source) for name, source in sources.items()})
+    was_made = not is_done(step, unit, wanted)
+    if was_made:
+        parts = {name: source.read_part(part) for name, (source, part) in sources.items()}
+        write_output(step, unit, step.process(unit, parts), wanted)
+    return part_stats(step, unit, was_made, started)
+
+
+def is_done(step: Step, unit: int, wanted: str) -> bool:
+    """Whether the unit's part and drops are there with the wanted step hash."""
+    names = (part_name(step.table, unit), drops_name(step.name, unit))
+    return all((step.run.read_footer(name) or {}).get(HASH_KEY) == wanted for name in names)
+
+
+def write_output(step: Step | StoredTable, unit: int, output: StepOutput, hash_: str) -> None:
+    """Writes what a step made of one unit, drops first."""
+    totals = count_totals(step.name, unit, output)
+    drops = conform_rows(sorted(output.drops, key=drop_order), DROPS)
+    step.run.write_part(drops_name(step.name, unit), drops, DROPS, {HASH_KEY: hash_})
+    footer = {HASH_KEY: hash_, TOTALS_KEY: json.dumps(totals._asdict(), sort_keys=True)}
+    step.run.write_part(part_name(step.table, unit), output.rows, TABLES[step.table], footer)
+
+
+def part_stats(step: Step | StoredTable, unit: int, was_made: bool, started: float) -> PartStats:
+    """The stats row of a part that is there; `started` is the `time.perf_counter()` when its making began."""
+    part = step.run.part_facts(part_name(step.table, unit))
+    drops = step.run.part_facts(drops_name(step.name, unit))
+    return PartStats(
+        step.name,
+        step.table,
+        unit,
+        *part.counts,
+        *drops.counts,
+        part.footer[TOTALS_KEY],
+        was_made,
+        time.perf_counter() - started,
+    )
+
+
+def stored_part(table: StoredTable, unit: int) -> PartStats:
+    """The stats row of a part of a table that the run has already."""
+    return part_stats(table, unit, False, time.perf_counter())
+
+
+def drop_order(row: dict[str, Any]) -> tuple[str, str, str]:
+    """The order of DROPS rows."""
+    return row["key"], row["reason"], row["detail"]
+
+
+def count_totals(stage: str, unit: int, output: StepOutput) -> StepTotals:
+    """A step's totals of one unit.
+
+    Raises:
+        RuntimeError: kept + dropped is not what was read; a record was lost or counted twice.
+    """
+    dropped = Counter(row["reason"] for row in output.drops)
+    if output.kept + dropped.total() != output.read:
+        raise RuntimeError(
+            f"{stage}, unit {unit}: read {output.read}, but kept {output.kept} and dropped {dropped.total()}; "
+            "a record was lost or counted twice, please report this"
+        )
+    return StepTotals(output.read, output.kept, dict(sorted(dropped.items())))
+
+
+def drop(stage: str, key: str, image_id: str | None, reason: str, detail: str) -> dict[str, Any]:
+    """One row of DROPS."""
+    return {"stage": stage, "key": key, "image_id": image_id, "reason": reason, "detail": detail}
+
+
+def by_image(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Cuts a table whose rows of one image are contiguous into one slice an image, in the table's order."""
+    ids = rows["image_id"].to_pylist()
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or ids[end] != ids[start]:
+            yield ids[start], rows.slice(start, end - start)
+            start = end
+
+
+def sum_totals(totals: Sequence[StepTotals]) -> StepTotals:
+    """Totals add up: over units, in any order."""
+    dropped: Counter[str] = Counter()
+    for each in totals:
+        dropped.update(each.dropped)
+    return StepTotals(
+        sum(each.read for each in totals), sum(each.kept for each in totals), dict(sorted(dropped.items()))
+    )
+
+
+def _input_hash(source: tuple[RunFolder, str]) -> str:
+    run, name = source
+    footer = run.read_footer(name)
+    if footer is None:
+        table = name.split("/", 1)[0]
+        raise MissingPartError(f"{run.path(name)} is missing; make the {table} table of this run first")
+    return footer[HASH_KEY]

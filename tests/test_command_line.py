@@ -1,0 +1,54 @@
+"""`ovseg` itself: verbs, help, exit statuses."""
+
+import pytest
+
+from pipelines import command_line
+from pipelines.command_line import VERBS, main
+from schemas import UserError
+
+
+def test_help_lists_every_verb(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in VERBS)
+    assert main([]) == 0
+
+
+@pytest.mark.parametrize("verb", ["mine", "nouns", "masks", "match", "draw-examples"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert "--output" in capsys.readouterr().out
+
+
+def test_the_version_is_the_distributions(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ovseg-mining 0.")
+
+
+@pytest.mark.parametrize(("error", "status"), [(UserError("no"), 2), (KeyboardInterrupt(), 130)])
+def test_a_mistake_or_a_stop_is_a_status_and_a_sentence(error, status, monkeypatch, capsys):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(command_line, "verb_main", lambda name: fail)
+    assert main(["mine"]) == status
+    assert capsys.readouterr().err.startswith("ovseg mine: ")
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    def fail(argv):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(command_line, "verb_main", lambda name: fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["mine"])
+
+
+def test_drawing_examples(tmp_path, capsys):
+    assert main(["draw-examples", "--output", str(tmp_path), "--images", "2", "--size-px", "64"]) == 0
+    assert "2 images with 5 captions each" in capsys.readouterr().out
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    assert main(["draw-examples"]) == 2
+    assert main(["draw-examples", "--output", str(tmp_path), "--images", "0"]) == 2

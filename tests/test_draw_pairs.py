@@ -1,0 +1,35 @@
+"""A picture shows the region it says."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from ovseg_model import rle
+from ovseg_model.images import FetchOptions
+from pipelines.draw_pairs import LABEL_PX, TILE_PX, draw_pairs, tint
+
+MASK = np.zeros((4, 6), bool)
+MASK[:, :3] = True
+
+
+def pair(path):
+    return {"image_uri": str(path), "mask": rle.encode_masks(MASK[None])[0], "noun": "kite", "cosine": 0.25}
+
+
+def test_the_mask_is_red_and_the_rest_is_pale():
+    tinted = tint(np.zeros((4, 6, 3), np.uint8), MASK)
+    assert tinted[0, 0].tolist() == [127, 30, 30]
+    assert tinted[0, 5].tolist() == [140, 140, 140]
+
+
+def test_a_tile_for_each_pair_whose_image_is_there(tmp_path):
+    Image.new("RGB", (6, 4), "white").save(tmp_path / "a.png")
+    rows = [pair(tmp_path / "a.png"), pair(tmp_path / "gone.png"), pair(tmp_path / "a.png")]
+    sheet = np.asarray(Image.open(io.BytesIO(draw_pairs(rows, FetchOptions()))))
+    assert sheet.shape == (TILE_PX + LABEL_PX, 2 * TILE_PX, 3)
+    left, right = sheet[TILE_PX // 2, TILE_PX // 4], sheet[TILE_PX // 2, 3 * TILE_PX // 4]
+    assert left[0] > left[1] + 50
+    assert right[0] == right[1] > 200
+    # The noun is written below.
+    assert (sheet[TILE_PX:] < 100).any()

@@ -1,0 +1,247 @@
+"""The main job from end to end: every runner, every crash and every detour ends in the same bytes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+import tiny_clip
+from run_files import files_of, made_of, manifest_of, parts_of
+
+from pipelines.command_line import main
+from schemas import TABLES
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    return str(tiny_clip.write_folder(tmp_path_factory.mktemp("clip")))
+
+
+@pytest.fixture(scope="session")
+def corpus(drawn, clip):
+    """The arguments that name input and models; four units of three images."""
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--images-per-unit", "3"]
+    return [*inputs, "--nouns", "lexicon", "--masks", "felzenszwalb", "--clip", clip, "--torch-threads", "1"]
+
+
+@pytest.fixture(scope="session")
+def plain(corpus, tmp_path_factory):
+    """The reference run, by plain loops."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    assert main(["mine", *corpus, "--output", str(run), "--runner", "plain"]) == 0
+    return run
+
+
+def test_the_run_holds_every_table_and_its_sums_add_up(plain):
+    manifest = manifest_of(plain)
+    assert manifest["units"]["count"] == 4
+    assert set(manifest["tables"]) == set(TABLES)
+    totals = {stage: facts["totals"] for stage, facts in manifest["stages"].items()}
+    assert totals["read_captions"] == {"read": 60, "kept": 60, "dropped": {}}
+    assert totals["extract_nouns"]["read"] == 60
+    assert totals["propose_masks"] == {"read": 12, "kept": 12, "dropped": {}}
+    matched = totals["match_regions"]
+    assert matched["read"] == manifest["tables"]["nouns"]["rows"]
+    assert matched["kept"] == manifest["tables"]["pairs"]["rows"] > 30
+    assert matched["kept"] + sum(matched["dropped"].values()) == matched["read"]
+    drops = sum(sum(stage["dropped"].values()) for stage in totals.values())
+    assert drops == manifest["tables"]["drops"]["rows"]
+    assert (plain / "_SUCCESS").exists()
+
+
+def test_the_manifest_names_every_part_and_nothing_else(plain):
+    listed = {
+        part["path"]: part["sha256"] for table in manifest_of(plain)["tables"].values() for part in table["parts"]
+    }
+    found = {name: sha256 for name, sha256 in files_of(plain).items() if name.endswith(".parquet")}
+    assert listed == found
+
+
+def test_vocabulary_counts_what_the_tables_hold(plain):
+    nouns = ds.dataset(plain / "nouns").to_table().to_pandas()
+    pairs = ds.dataset(plain / "pairs").to_table(columns=["noun"]).to_pandas()
+    vocabulary = ds.dataset(plain / "vocabulary").to_table().to_pandas().set_index("noun")
+    assert vocabulary["images"].to_dict() == nouns.groupby("noun")["image_id"].nunique().to_dict()
+    assert vocabulary["pairs"].sum() == len(pairs)
+    assert vocabulary.loc["kite", "captions"] == len(
+        nouns[nouns["noun"] == "kite"].drop_duplicates(["image_id", "caption_index"])
+    )
+
+
+def test_beam_equals_plain_part_by_part(plain, corpus, tmp_path):
+    assert main(["mine", *corpus, "--output", str(tmp_path / "run")]) == 0
+    assert files_of(tmp_path / "run") == files_of(plain)
+
+
+def test_beam_may_replay_every_bundle(plain, corpus, tmp_path):
+    replay = "--direct_runner_bundle_repeat=1"
+    assert main(["mine", *corpus, "--output", str(tmp_path / "run"), "--runner", "FnApiRunner", replay]) == 0
+    assert files_of(tmp_path / "run") == files_of(plain)
+
+
+def test_a_second_command_makes_nothing(plain, corpus, tmp_path):
+    shutil.copytree(plain, tmp_path / "run")
+    assert main(["mine", *corpus, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
+    assert set(made_of(tmp_path / "run").values()) == {0}
+    assert files_of(tmp_path / "run") == files_of(plain)
+
+
+def test_only_what_is_missing_or_stale_is_made(plain, corpus, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    (run / "masks/part-00002.parquet").unlink()
+    (run / "pairs/part-00001.parquet").unlink()
+    assert main(["mine", *corpus, "--output", str(run), "--runner", "plain"]) == 0
+    assert made_of(run) == {"read_captions": 0, "extract_nouns": 0, "propose_masks": 1, "match_regions": 1}
+    assert files_of(run) == files_of(plain)
+    assert main(["mine", *corpus, "--output", str(run), "--runner", "plain", "--masks-per-noun", "2"]) == 0
+    assert made_of(run) == {"read_captions": 0, "extract_nouns": 0, "propose_masks": 0, "match_regions": 4}
+    assert manifest_of(run)["tables"]["pairs"]["rows"] > manifest_of(plain)["tables"]["pairs"]["rows"]
+
+
+def test_the_order_of_the_input_does_not_matter(plain, corpus, drawn, tmp_path):
+    captions = json.loads((drawn / "captions.json").read_text())
+    shuffled = {name: captions[name][::-1] for name in captions}
+    (tmp_path / "captions.json").write_text(json.dumps(shuffled))
+    arguments = [argument.replace(str(drawn / "captions.json"), str(tmp_path / "captions.json")) for argument in corpus]
+    assert main(["mine", *arguments, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
+    for table in TABLES:
+        assert parts_of(tmp_path / "run", table) == parts_of(plain, table)
+
+
+def test_the_verbs_one_by_one_are_the_composed_run(plain, corpus, drawn, clip, tmp_path):
+    run, runner = ["--output", str(tmp_path / "run")], ["--runner", "plain"]
+    inputs = corpus[:6]
+    assert main(["nouns", *inputs, "--nouns", "lexicon", *run, *runner]) == 0
+    assert set(manifest_of(tmp_path / "run")["tables"]) == {"captions", "nouns", "vocabulary", "drops"}
+    assert main(["masks", *run, *runner]) == 0
+    assert main(["match", "--clip", clip, "--torch-threads", "1", *run, *runner]) == 0
+    ours, reference = files_of(tmp_path / "run"), files_of(plain)
+    assert {name: ours[name] for name in ours if name.endswith(".parquet")} == {
+        name: reference[name] for name in reference if name.endswith(".parquet")
+    }
+    assert manifest_of(tmp_path / "run")["tables"] == manifest_of(plain)["tables"]
+
+
+def test_masks_are_reused_with_other_captions(plain, drawn, clip, tmp_path, capsys):
+    rows = [{"image_id": str(image), "image": f"{image:05d}.png", "caption": "a small kite"} for image in (1, 5, 77)]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    inputs = ["--captions", str(tmp_path / "new.jsonl"), "--images", str(drawn / "images"), "--masks-from", str(plain)]
+    models = ["--nouns", "lexicon", "--clip", clip, "--runner", "plain"]
+    assert main(["mine", *inputs, *models, "--output", str(tmp_path / "run")]) == 0
+    manifest = manifest_of(tmp_path / "run")
+    assert manifest["units"]["count"] == 4
+    assert manifest["stages"]["propose_masks"]["totals"] == {"read": 3, "kept": 2, "dropped": {"no_masks": 1}}
+    masks = ds.dataset(tmp_path / "run/masks").to_table().to_pandas()
+    stored = ds.dataset(plain / "masks").to_table().to_pandas()
+    assert set(masks["image_id"]) == {"1", "5"}
+    assert len(masks) == len(stored[stored["image_id"].isin(["1", "5"])])
+    capsys.readouterr()
+    assert main(["mine", *inputs, *models, "--propose-missing", "--output", str(tmp_path / "run2")]) == 0
+    assert manifest_of(tmp_path / "run2")["stages"]["propose_masks"]["totals"]["dropped"] == {"image_missing": 1}
+    assert "image_missing" in capsys.readouterr().out
+
+
+def test_masks_that_exist_already_are_used(corpus, drawn, tmp_path):
+    arguments = [*corpus, "--masks", "annotations", "--mask-option", f"source={drawn / 'instances.json'}"]
+    assert main(["mine", *arguments, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
+    assert manifest_of(tmp_path / "run")["tables"]["masks"]["rows"] == 24
+
+
+def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(plain, corpus, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pipelines", "mine", *corpus, "--output", str(run)]
+    # No source of __pycache__ or cwd may matter: the command runs elsewhere.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list(run.glob("masks/part-*"))) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    survivors = {path: path.stat().st_mtime_ns for path in run.glob("*/part-*.parquet")}
+    assert not (run / "_SUCCESS").exists()
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert files_of(run) == files_of(plain)
+    # A part whose drops were being written when the kill came is the only one that may be made twice.
+    rewritten = [path for path, modified in survivors.items() if path.stat().st_mtime_ns != modified]
+    assert [path for path in rewritten if path.parent.name in ("captions", "nouns", "masks", "pairs")] == []
+
+
+def wait_for(condition, process, timeout_s=120):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_another_input_in_the_same_folder_is_refused(plain, corpus, drawn, capsys):
+    before = files_of(plain)
+    changed = [*corpus, "--captions-per-image", "1", "--output", str(plain), "--runner", "plain"]
+    assert main(["mine", *changed]) == 2
+    assert "holds a run of another input (12 images in 4 units)" in capsys.readouterr().err
+    assert files_of(plain) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine"], "--output is missing"),
+        (["mine", "--output", "RUN"], "holds no captions yet; name them with --captions"),
+        (["mine", "--output", "RUN", "--cpations", "x"], "--cpations is no option of ovseg mine, nor of Beam; did you"),
+        (["nouns", "--output", "RUN", "--runner", "plain", "--direct_num_workers=2"], "is no option of ovseg nouns;"),
+        (["mine", "--output", "RUN", "--region-batch", "0"], "--region-batch: wanted 1 or more, got 0"),
+        (["mine", "--output", "RUN", "--propose-missing"], "--propose-missing goes with --masks-from"),
+        (["mine", "--output", "RUN", "--mask-option", "max_masks"], "--mask-option max_masks: wanted NAME=VALUE"),
+        (["mine", "--output", "RUN", "--masks", "sma"], "sma"),
+        (["mine", "--output", "RUN", "--masks-from", "NONE"], "there is no run with a masks table"),
+        (["match", "--output", "RUN", "--clip", "ViT-B-32/random"], "holds no captions yet"),
+        (["dig"], "there is no such verb; wanted one of mine"),
+        (["mien"], "did you mean mine?"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(arguments, message, tmp_path, clip, capsys):
+    places = {"RUN": str(tmp_path / "run"), "NONE": str(tmp_path / "none")}
+    arguments = [places.get(argument, argument) for argument in arguments]
+    if arguments[0] == "mine" and "--output" in arguments:
+        arguments += ["--nouns", "lexicon", "--clip", clip]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_match_wants_its_tables_first(plain, corpus, clip, tmp_path, capsys):
+    assert (
+        main(["nouns", *corpus[:6], "--nouns", "lexicon", "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
+    )
+    assert main(["match", "--clip", clip, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 2
+    assert "has no finished masks table; run `ovseg masks --output" in capsys.readouterr().err
+
+
+def test_random_weights_mark_every_output(corpus, tmp_path, capsys, monkeypatch):
+    arguments = [
+        "mine",
+        *corpus,
+        "--clip",
+        "ViT-S-32-alt/random",
+        "--output",
+        str(tmp_path / "run"),
+        "--runner",
+        "plain",
+    ]
+    assert main(arguments) == 0
+    assert "MEANINGLESS" in capsys.readouterr().out
+    assert manifest_of(tmp_path / "run")["meaningless"] is True
+    assert set(ds.dataset(tmp_path / "run/pairs").to_table(columns=["meaningless"])["meaningless"].to_pylist()) == {
+        True
+    }
