@@ -20,7 +20,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lint: setup ## check style and types of names, without changing anything
+lint: setup ## check style, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -38,7 +38,7 @@ demo: setup ## mine drawn images with random CLIP weights: shows the plumbing, n
 	    --masks felzenszwalb --mask-option sigma_px=0 min_area_fraction=0.01 --output $(DEMO)/run
 
 bench: setup ## time and memory against corpus size; writes tables to docs/
-	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md
 
 lock: ## resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

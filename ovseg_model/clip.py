@@ -41,8 +41,9 @@ SAFE_FILE, PLAIN_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-LENGTH_STEP = 8
-"""Texts are cut to multiples of this many tokens: few distinct lengths, hence well-filled batches."""
+LENGTH_STEP = 4
+"""Texts are cut to multiples of this many tokens. Finer steps cut more, but leave more batches half full: of 1, 2, 4
+and 8, 4 was fastest for 12 nouns in 14 templates (67 texts/s against 41 with 8, ViT-B-32, one CPU thread)."""
 
 LIST_COMMAND = 'python -c "import open_clip; [print(a, t, sep=chr(47)) for a, t in open_clip.list_pretrained()]"'
 
@@ -240,8 +241,8 @@ def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
         config_sha256 = file_sha256(config)
     else:
         raise UserError(
-            f"CLIP {path}: its architecture is not known; give it, as ViT-B-16 or ViT-B-16-quickgelu, or put "
-            f"{CONFIG_FILE} beside the file"
+            f"CLIP {path}: its architecture is not known; give it by --clip-architecture, as ViT-B-16 or "
+            f"ViT-B-16-quickgelu, or put {CONFIG_FILE} beside the file"
         )
     sha256, size_bytes = file_sha256(file), os.path.getsize(file)
     return ClipWeights(name, model, CHECKPOINT_TAG, file, sha256, size_bytes, False, config_sha256)

@@ -27,6 +27,10 @@ class FetchOptions:
     retries: int = _option(2, "further tries after a connection failure, HTTP 408, 425, 429 or 5xx")
     threads: int = _option(8, "images fetched and decoded at once, ahead of the model")
     allow_local_hosts: bool = _option(False, "let image URLs name local addresses; a redirect never may")
+    image_schemes: tuple[str, ...] = _option(
+        ("file", "http", "https", "s3", "gs", "gcs", "abfs", "az", "hf", "memory"),
+        "URL schemes that images may have; a table from the web must not reach into other services",
+    )
     user_agent: str = _option(f"{AGENT}/0.1", "what servers are told of who asks")
     honour_robots_tag: bool = _option(
         True, "drop images whose X-Robots-Tag says noai, noimageai, noindex or noimageindex"
@@ -41,6 +45,11 @@ class FetchOptions:
             raise UserError(f"--timeout-s: wanted more than 0, got {self.timeout_s}")
         if not self.user_agent.isascii() or not self.user_agent.isprintable():
             raise UserError(f"--user-agent: wanted printable ASCII, got {self.user_agent!r}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides which images are kept; the rest decides how fast."""
+        names = ("max_image_bytes", "max_image_px", "allow_local_hosts", "honour_robots_tag", "image_schemes")
+        return {name: getattr(self, name) for name in names}
 
 
 class ImageError(Exception):

@@ -33,8 +33,8 @@ CHUNK_BYTES = 1 << 16
 PASSING_STATUSES = frozenset({408, 425, 429})
 """Client errors that say: later. Those of the server, 5xx, say so too."""
 
-DISALLOWING = ("noai", "noimageai", "noindex", "noimageindex")
-"""Directives of X-Robots-Tag that ask machines not to use an image."""
+DISALLOWING = ("noai", "noimageai", "noindex", "noimageindex", "none")
+"""Directives of X-Robots-Tag that ask machines not to use an image; none is noindex and nofollow."""
 
 DIRECTIVES_WITH_VALUES = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 """Directives that have a colon of their own; before any other colon stands a user agent."""

@@ -145,6 +145,9 @@ def _read_local(path: str, byte_range: ByteRange | None, options: FetchOptions) 
 def _read_remote(url: str, byte_range: ByteRange | None, options: FetchOptions) -> bytes:
     """Through fsspec; what its drivers raise differs, hence the wide net for the last case."""
     place = described(url)
+    scheme = re.split("://|::", url, maxsplit=1)[0].lower()
+    if scheme not in options.image_schemes:
+        raise ImageError("fetch_refused", f"{place}: images may not come by {scheme} (--image-schemes)")
     if "::" in url and re.search(r"\bhttps?://", url, re.IGNORECASE):
         raise ImageError("image_missing", f"{place}: a chain through http(s) is not followed")
     start = byte_range.offset if byte_range else 0

@@ -54,7 +54,9 @@ def connect_public(host: str, port: int, timeout_s: Any, socket_options: Any) ->
     addresses = [str(socket_address[0]) for *_, socket_address in found]
     public = [address for address in addresses if not is_local_address(address)]
     if not public:
-        raise ImageError("fetch_local_address", f"{host} is the local address {addresses[0]}")
+        raise ImageError(
+            "fetch_local_address", f"{host} is a local address ({addresses[0]}); --allow-local-hosts lets it in"
+        )
     return _connect_first(public, port, timeout_s, socket_options)
 
 

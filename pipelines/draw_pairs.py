@@ -37,7 +37,7 @@ def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any]) -> Image.Image:
     picture = ImageOps.contain(Image.fromarray(tinted), (TILE_PX - 8, TILE_PX - 8))
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
     tile.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
-    label = f"{row['noun']}   {row['cosine']:.2f}"
+    label = f"{row['noun']}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
     ImageDraw.Draw(tile).text((4, TILE_PX), label, "black", ImageFont.load_default(15))
     return tile
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.noun_rules import NounRule, open_rule
 from pipelines.open_models import open_once
-from pipelines.units import StepOutput, drop, part_name
+from pipelines.units import StepOutput, count_distinct_rows, drop, part_name
 from pipelines.write_tables import RunFolder
 from schemas import NOUNS, UserError, conform_rows
 
@@ -31,7 +31,8 @@ def extract_nouns(captions: pa.Table, rule: NounRule) -> StepOutput:
         rows += [{**key, **noun._asdict()} for noun in nouns]
         if not nouns:
             drops.append(caption_drop(record))
-    return StepOutput(conform_rows(rows, NOUNS), drops, len(records), len(records) - len(drops))
+    table = conform_rows(rows, NOUNS)
+    return StepOutput(table, drops, len(records), count_distinct_rows(table, ("image_id", "caption_index")))
 
 
 def caption_drop(record: dict[str, Any]) -> dict[str, Any]:
@@ -65,20 +66,21 @@ class ExtractNouns:
         Raises:
             UserError: this worker's NLTK data are not those of the launching machine.
         """
-        rule = open_once(open_rule, self.rule)
-        if fingerprint_json(rule) != self.rule_fingerprint:
+        rule, fingerprint = open_once(open_rule_with_fingerprint, self.rule)
+        if fingerprint != self.rule_fingerprint:
             raise UserError(
                 f"--nouns {self.rule}: this worker has other NLTK data than the machine that started the run (wanted "
-                f"{self.rule_fingerprint}, got {fingerprint_json(rule)}); give all machines the same data"
+                f"{self.rule_fingerprint}, got {fingerprint}); give all machines the same data"
             )
         return extract_nouns(parts["captions"], rule)
 
 
 def plan_extract_nouns(run: RunFolder, rule: str) -> ExtractNouns:
     """The step with its rule opened once, so that missing data are known before any work starts."""
-    return ExtractNouns(run, rule, fingerprint_json(open_once(open_rule, rule)))
+    return ExtractNouns(run, rule, open_once(open_rule_with_fingerprint, rule)[1])
 
 
-def fingerprint_json(rule: NounRule) -> str:
-    """A rule's name and fingerprint as canonical JSON."""
-    return json.dumps({"rule": rule.name, **rule.fingerprint()}, sort_keys=True)
+def open_rule_with_fingerprint(name: str) -> tuple[NounRule, str]:
+    """A rule and its name and fingerprint as canonical JSON, which hashes its data files: once, not once a unit."""
+    rule = open_rule(name)
+    return rule, json.dumps({"rule": rule.name, **rule.fingerprint()}, sort_keys=True)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 
 from pipelines.options import FreezeOptions
 from pipelines.progress import show_progress
-from pipelines.read_captions import BadRow, CaptionRow, ReadOptions, input_files, is_tar_input, read_rows, read_shard
+from pipelines.read_captions import BadRow, CaptionRow, InputFile, ReadOptions, input_files, read_rows, read_shard
 from pipelines.spill import BUCKETS, Spill
 from pipelines.units import (
     StepOutput,
@@ -30,7 +31,10 @@ from pipelines.units import (
     Units,
     count_totals,
     drop,
+    drop_order,
+    drops_name,
     image_digest,
+    part_name,
     read_units,
     sum_totals,
     unit_count,
@@ -72,20 +76,52 @@ def freeze_captions(run: RunFolder, read: ReadOptions, freeze: FreezeOptions) ->
     Raises:
         UserError: the folder holds a run of another input, or the input cannot be read.
     """
-    frozen, stamps = read_units(run), input_stamps(read, freeze)
-    if frozen and run.has(STAMPS_FILE) and run.read_json(STAMPS_FILE) == stamps:
+    files = input_files(read)
+    refuse_input_inside(run, files)
+    frozen, stamps = read_units(run), input_stamps(files, read, freeze)
+    is_known = bool(stamps) and run.has(STAMPS_FILE) and run.read_json(STAMPS_FILE) == stamps
+    if frozen and is_known and has_all_parts(run, frozen.count):
         return frozen
-    if not frozen:
-        remove_parts(run)
-    units = _write_units(run, read, freeze, write=not frozen)
-    if frozen and units.input_sha256 != frozen.input_sha256:
-        raise UserError(
-            f"--output {run.url} holds a run of another input ({frozen.images} images in {frozen.count} units); "
-            "wanted an empty folder or the same captions and options; choose another --output or remove the folder"
-        )
+    if frozen:
+        freeze = replace(freeze, unit_count=frozen.count)
+        found = _write_units(run, files, read, freeze, write=False)
+        if found.input_sha256 != frozen.input_sha256:
+            raise UserError(
+                f"--output {run.url} holds a run of another input ({frozen.images} images in {frozen.count} units); "
+                "wanted an empty folder or the same captions and options; choose another --output or remove the folder"
+            )
+    units = _write_units(run, files, read, freeze, write=True)
+    remove_parts_beyond(run, units.count)
     run.write_json(STAMPS_FILE, stamps)
     units.save(run)
     return units
+
+
+def refuse_input_inside(run: RunFolder, files: Sequence[InputFile]) -> None:
+    """Refuses an input that lies in the run's own folder, where the run's files would get mixed with it.
+
+    Raises:
+        UserError: naming the file.
+    """
+    inside = [file.uri for file in files if f"{file.uri}/".startswith(f"{run.url.rstrip('/')}/")]
+    if inside:
+        raise UserError(f"--captions {inside[0]} lies in --output {run.url}; choose a run directory of its own")
+
+
+def has_all_parts(run: RunFolder, count: int) -> bool:
+    """Whether every CAPTIONS part and its drops are there."""
+    captions, drops = set(run.names("captions")), set(run.names("drops"))
+    wanted = ((part_name("captions", unit), drops_name(STAGE, unit)) for unit in range(count))
+    return all(part.split("/")[1] in captions and drop_.split("/")[1] in drops for part, drop_ in wanted)
+
+
+def remove_parts_beyond(run: RunFolder, count: int) -> None:
+    """Removes CAPTIONS parts, and drops of any stage, that an unfinished freezing with more units left."""
+    for folder in ("captions", "drops"):
+        for name in run.names(folder):
+            number = re.fullmatch(r"part-(\d{5,})(-\w+)?\.parquet", name)
+            if number and int(number[1]) >= count:
+                run.remove(f"{folder}/{name}")
 
 
 def frozen_captions(run: RunFolder) -> StoredTable:
@@ -93,27 +129,23 @@ def frozen_captions(run: RunFolder) -> StoredTable:
     return StoredTable(run, STAGE, "captions")
 
 
-def input_stamps(read: ReadOptions, freeze: FreezeOptions) -> dict[str, Any]:
+def input_stamps(files: Sequence[InputFile], read: ReadOptions, freeze: FreezeOptions) -> dict[str, Any]:
     """What tells at a glance that the input is what it was: its options and its files' sizes and times.
 
-    They only save a second reading: where they differ, the content decides.
+    They only save a second reading: where they differ, the content decides. Empty where a file system tells no time.
     """
-    files = [[file.uri, file.size_bytes, file.modified] for file in input_files(read)]
-    return json.loads(json.dumps({"files": files, "read": asdict(read), "freeze": asdict(freeze)}))
-
-
-def remove_parts(run: RunFolder) -> None:
-    """Removes what an unfinished freezing left: its cut may have been another."""
-    for folder in ("captions", "drops"):
-        for name in run.names(folder):
-            run.remove(f"{folder}/{name}")
+    if not all(file.modified for file in files):
+        return {}
+    facts = [[file.uri, file.size_bytes, file.modified] for file in files]
+    limit = freeze.captions_per_image
+    return json.loads(json.dumps({"files": facts, "read": asdict(read), "captions_per_image": limit}))
 
 
 def freeze_rows(rows: list[dict[str, Any]], captions_per_image: int) -> StepOutput:
     """CAPTIONS rows and drops of one unit from its spilled records, in any order.
 
-    Captions of an image are numbered by (order, caption); duplicates, captions over `captions_per_image` (0: no
-    limit) and those that name another URI for the same image are dropped.
+    Captions of an image are numbered by (order, hash of the caption); duplicates, captions over `captions_per_image`
+    (0: no limit) and those that name another URI for the same image are dropped.
     """
     drops = [drop(STAGE, row["drop_key"], None, row["reason"], row["detail"]) for row in rows if row["reason"]]
     captions = sorted((row for row in rows if not row["reason"]), key=caption_order)
@@ -126,11 +158,14 @@ def freeze_rows(rows: list[dict[str, Any]], captions_per_image: int) -> StepOutp
 
 
 def caption_order(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The order of spilled captions; content only, so that the order of the input's rows does not matter."""
+    """The order of spilled captions; content only, so that the order of the input's rows does not matter.
+
+    Where the input gives no order, a hash does: the alphabet would make the first caption a biased choice.
+    """
     return (
         row["image_id"],
         row["order"],
-        row["caption"],
+        hashlib.sha256(row["caption"].encode()).digest(),
         *(row[name] or "" for name in ("image_uri", "source_url", "licence")),
     )
 
@@ -166,20 +201,25 @@ def _caption_problem(row: dict[str, Any], uri: str | None, kept: dict[str, Any],
     return None
 
 
-def _write_units(run: RunFolder, read: ReadOptions, freeze: FreezeOptions, write: bool) -> Units:
+def _write_units(
+    run: RunFolder, files: Sequence[InputFile], read: ReadOptions, freeze: FreezeOptions, write: bool
+) -> Units:
     """Cuts the input into units; writes them, or only computes what `Units` says of them."""
-    scheme = "shards" if is_tar_input(read) else "hash"
-    hashes, totals, images = {}, [], 0
-    for part in shard_parts(read, freeze) if scheme == "shards" else hashed_parts(run, read, freeze):
-        hashes[part.unit] = content_sha256(part.output.rows)
+    shards = tuple(file.name for file in files if file.captions_format == "tar")
+    parts = shard_parts(files, read, freeze) if shards else hashed_parts(run, files, read, freeze)
+    hashes, inputs, totals, images = {}, {}, [], 0
+    for part in parts:
+        hashes[part.unit] = content_sha256(part.output.rows.to_pydict())
+        inputs[part.unit] = hashes[part.unit] + content_sha256(sorted(part.output.drops, key=drop_order))
         totals.append(count_totals(STAGE, part.unit, part.output))
         images += pc.count_distinct(part.output.rows["image_id"]).as_py()
         if write:
             write_output(frozen_captions(run), part.unit, part.output, hashes[part.unit])
     if not images:
         raise UserError(_nothing_read(read, sum_totals(totals)))
-    digest = hashlib.sha256("".join(hashes[unit] for unit in sorted(hashes)).encode()).hexdigest()
-    return Units(scheme, len(hashes), images, digest, json.loads(json.dumps(asdict(read) | asdict(freeze))))
+    digest = hashlib.sha256("".join(inputs[unit] for unit in sorted(inputs)).encode()).hexdigest()
+    options = json.loads(json.dumps({**asdict(read), "captions_per_image": freeze.captions_per_image}))
+    return Units("shards" if shards else "hash", len(hashes), images, digest, options, shards)
 
 
 def _nothing_read(read: ReadOptions, totals: StepTotals) -> str:
@@ -190,15 +230,17 @@ def _nothing_read(read: ReadOptions, totals: StepTotals) -> str:
     )
 
 
-def content_sha256(rows: pa.Table) -> str:
-    """sha256 over the values of a table, whatever file they stand in, in hex."""
-    return hashlib.sha256(json.dumps(rows.to_pydict(), sort_keys=True).encode()).hexdigest()
+def content_sha256(values: Any) -> str:
+    """sha256 over plain values, whatever file they stand in, in hex."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def hashed_parts(run: RunFolder, read: ReadOptions, freeze: FreezeOptions) -> Iterator[FrozenPart]:
+def hashed_parts(
+    run: RunFolder, files: Sequence[InputFile], read: ReadOptions, freeze: FreezeOptions
+) -> Iterator[FrozenPart]:
     """Every unit of an input that is cut by hash, through the spill."""
     with Spill(SPILL_SCHEMA, run.path() if run.is_local else None) as spill:
-        spill.add(spilled(row) for row in show_progress(read_rows(read), "read captions", "row"))
+        spill.add(spilled(row) for row in show_progress(read_rows(files, read), "read captions", "row"))
         count = freeze.unit_count or unit_count(spill.count_images(), freeze.images_per_unit)
         for first in range(min(count, BUCKETS)):
             records = spill.read(range(first, BUCKETS, count))
@@ -208,9 +250,11 @@ def hashed_parts(run: RunFolder, read: ReadOptions, freeze: FreezeOptions) -> It
 
 def rows_by_unit(records: pa.Table, units: range, count: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """The records of each of some units, of `count` in all, as dicts."""
-    unit_of_record = records["digest"].to_numpy() % np.uint64(count)
-    for unit in units:
-        yield unit, records.filter(pa.array(unit_of_record == unit)).to_pylist()
+    unit_of_record = (records["digest"].to_numpy() % np.uint64(count)).astype(np.int64)
+    order = np.argsort(unit_of_record, kind="stable")
+    starts, ends = (np.searchsorted(unit_of_record[order], np.array(units), side) for side in ("left", "right"))
+    for unit, start, end in zip(units, starts, ends, strict=True):
+        yield unit, records.take(pa.array(order[start:end])).to_pylist()
 
 
 def spilled(row: CaptionRow | BadRow) -> tuple[Any, ...]:
@@ -220,10 +264,10 @@ def spilled(row: CaptionRow | BadRow) -> tuple[Any, ...]:
     return (image_digest(row.image_id), *row, None, None, None)
 
 
-def shard_parts(read: ReadOptions, freeze: FreezeOptions) -> Iterator[FrozenPart]:
+def shard_parts(files: Sequence[InputFile], read: ReadOptions, freeze: FreezeOptions) -> Iterator[FrozenPart]:
     """Every unit of an input that is cut along tar shards: a contiguous range of one shard's samples."""
     numbers = itertools.count()
-    for shard in input_files(read):
+    for shard in show_progress(files, "read captions", "shard"):
         rows = (dict(zip(SPILL_SCHEMA.names, spilled(row), strict=True)) for row in read_shard(shard, read))
         for unit_rows in ranges_of_images(rows, freeze.images_per_unit):
             yield FrozenPart(next(numbers), freeze_rows(unit_rows, freeze.captions_per_image))

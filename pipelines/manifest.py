@@ -6,31 +6,18 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
-from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
+from pipelines.versions import versions
+from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
 from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.run import RUN_FORMAT, check_run
-
-ROW_PACKAGES = (
-    "ovseg-mining",
-    "nltk",
-    "numpy",
-    "open_clip_torch",
-    "pillow",
-    "pyarrow",
-    "pycocotools",
-    "scikit-image",
-    "torch",
-)
-"""Packages whose version may touch a row or a byte."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +39,8 @@ def finish_run(
     Doing it twice writes the same bytes twice, timings aside.
     """
     stats = sorted(stats, key=lambda each: (TABLES_IN_ORDER.index(each.table), each.unit))
+    remove_unlisted_pairs(run, stages)
+    run.remove_fragments()
     tables = {table: table_facts(table, list(parts)) for table, parts in groupby(stats, key=lambda each: each.table)}
     tables["drops"] = drops_facts(stats)
     if "nouns" in tables:
@@ -74,6 +63,18 @@ def finish_run(
 
 
 TABLES_IN_ORDER = list(TABLES)
+
+
+def remove_unlisted_pairs(run: RunFolder, stages: Collection[str]) -> None:
+    """Removes PAIRS of a run whose nouns or masks were made anew without them: a glob must not find what is stale."""
+    if "match_regions" in stages:
+        return
+    for name in run.names("pairs"):
+        run.remove(f"pairs/{name}")
+    for name in run.names("drops"):
+        if name.endswith("-match_regions.parquet"):
+            run.remove(f"drops/{name}")
+    run.remove(EXAMPLES_FILE)
 
 
 def stage_facts(facts: StageFacts, stage: str, stats: Iterable[PartStats]) -> dict[str, Any]:
@@ -116,11 +117,11 @@ def write_vocabulary(run: RunFolder, units: int, with_pairs: bool) -> dict[str, 
     """Counts every noun over the written tables into VOCABULARY; memory grows with distinct nouns only."""
     captions, images, pairs = Counter[str](), Counter[str](), Counter[str]()
     for unit in range(units):
-        nouns = run.read_part(part_name("nouns", unit), ("noun", "image_id", "caption_index"))
+        nouns = run.read_columns(part_name("nouns", unit), ("noun", "image_id", "caption_index"))
         captions.update(count_distinct(nouns, ["noun", "image_id", "caption_index"]))
         images.update(count_distinct(nouns, ["noun", "image_id"]))
         if with_pairs:
-            pairs.update(run.read_part(part_name("pairs", unit), ("noun",))["noun"].to_pylist())
+            pairs.update(run.read_columns(part_name("pairs", unit), ("noun",))["noun"].to_pylist())
     rows = conform_rows(list(vocabulary_rows(captions, images, pairs)), VOCABULARY)
     name = part_name("vocabulary", 0)
     file = run.write_part(name, rows, VOCABULARY, {})
@@ -162,15 +163,3 @@ def timings(stats: Sequence[PartStats]) -> dict[str, Any]:
         }
     host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
     return {"stages": stages, "host": host}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that touch rows; "absent" where one is not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ROW_PACKAGES}}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"

@@ -21,7 +21,8 @@ from ovseg_model.scorer import ClipScorerSpec, Scorer, open_scorer
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
-from pipelines.units import StepOutput, by_image, drop, part_name
+from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, part_name
+from pipelines.versions import versions_of
 from pipelines.write_tables import RunFolder
 from schemas import PAIRS, conform_rows
 
@@ -32,6 +33,9 @@ TEMPERATURE = 100.0
 
 REGIONS_PER_GROUP = 256
 """Masked regions gathered, over images, before the scorer sees them; it pads each micro-batch, so fewer is waste."""
+
+PIXELS_PER_GROUP = 50_000_000
+"""Pixels held while regions are gathered, 150 MB: images with few masks must not pile up."""
 
 
 class Match(NamedTuple):
@@ -189,7 +193,9 @@ def match_regions(
             cosines_NM = cosine_table(nouns_ND, regions_MD)
             matches = match_nouns(cosines_NM, options.masks_per_noun, options.runner_up_nouns)
             rows += pair_rows(image, matches, pixels, scorer, options.crops)
-    return StepOutput(conform_rows(rows, PAIRS), drops, nouns.num_rows, nouns.num_rows - len(drops))
+    pairs = conform_rows(rows, PAIRS)
+    paired = count_distinct_rows(pairs, ("image_id", "caption_index", "start_char", "end_char"))
+    return StepOutput(pairs, drops, nouns.num_rows, paired)
 
 
 def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[str, np.ndarray]:
@@ -242,13 +248,15 @@ def image_problem(image: ImageNouns, result: FetchedImage | ImageError) -> tuple
 def groups_of_regions(
     images: Iterable[tuple[ImageNouns, np.ndarray]], least: int
 ) -> Iterator[list[tuple[ImageNouns, np.ndarray]]]:
-    """Runs of images that have at least `least` masks together (the last may have fewer)."""
+    """Runs of images with at least `least` masks, or PIXELS_PER_GROUP pixels, together; the last may have fewer."""
     group: list[tuple[ImageNouns, np.ndarray]] = []
-    for image in images:
-        group.append(image)
-        if sum(len(each.masks) for each, _ in group) >= least:
+    masks = pixels = 0
+    for image, pixels_HW3 in images:
+        group.append((image, pixels_HW3))
+        masks, pixels = masks + len(image.masks), pixels + pixels_HW3.shape[0] * pixels_HW3.shape[1]
+        if masks >= least or pixels >= PIXELS_PER_GROUP:
             yield group
-            group = []
+            group, masks, pixels = [], 0, 0
     if group:
         yield group
 
@@ -269,7 +277,15 @@ class MatchRegions:
         """Version, scorer and the options that select nouns and masks."""
         names = ("masks_per_noun", "runner_up_nouns", "match_abstract", "match_generic", "crops")
         chosen = {name: getattr(self.options, name) for name in names}
-        return {"version": VERSION, "scorer": self.scorer.fingerprint(), **chosen}
+        versions = versions_of("numpy", "open_clip_torch", "pillow", "pycocotools", "torch")
+        images = self.fetch.fingerprint()
+        return {
+            "version": VERSION,
+            "scorer": self.scorer.fingerprint(),
+            **chosen,
+            "images": images,
+            "versions": versions,
+        }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
         """The unit's captions, nouns and masks."""

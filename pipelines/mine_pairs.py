@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
 from pipelines.draw_pairs import draw_pairs
@@ -22,13 +23,16 @@ from pipelines.options import (
     require_at_least,
 )
 from pipelines.plain import run_plain
-from pipelines.plan import MineOptions, Plan, plan_run
+from pipelines.plan import MineOptions, Plan, plan_run, stale_tables
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
 from pipelines.summary import example_pairs, summary
 from pipelines.units import StoredTable
 from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
 from schemas import UserError
+
+RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+"""Runners by name; another one of Beam's is named by its import path."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def main(argv: Sequence[str]) -> int:
     options, beam_arguments = parse(verb, argv[1:])
     execute_plan = executor(options.run.runner, beam_arguments)
     plan = plan_run(verb.makes, options)
+    for line in stale_tables(plan):
+        print(line, file=sys.stderr)
     plan.run.remove(SUCCESS_FILE)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
@@ -78,7 +84,17 @@ def main(argv: Sequence[str]) -> int:
     if examples:
         plan.run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
     print(summary(plan.run, manifest, examples))
-    return 0
+    return report_empty_stages(manifest)
+
+
+def report_empty_stages(manifest: dict[str, Any]) -> int:
+    """Says which stages kept nothing of what they read; returns the exit status, 1 if there is one."""
+    totals = {stage: facts["totals"] for stage, facts in manifest["stages"].items()}
+    empty = {stage: each["dropped"] for stage, each in totals.items() if each["read"] and not each["kept"]}
+    for stage, dropped in empty.items():
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        print(f"{stage} kept nothing ({reasons}); the drops table says why, row by row", file=sys.stderr)
+    return 1 if empty else 0
 
 
 def parse(verb: Verb, argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
@@ -87,7 +103,7 @@ def parse(verb: Verb, argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
     Raises:
         UserError: a value no run can work with, or an argument that nobody knows.
     """
-    parser = argparse.ArgumentParser(f"ovseg {verb.name}", description=verb.help, allow_abbrev=False)
+    parser = SentenceParser(f"ovseg {verb.name}", description=verb.help, allow_abbrev=False)
     for group in verb.options:
         add_options(parser, group)
     namespace, unknown = parser.parse_known_args(argv)
@@ -99,6 +115,14 @@ def parse(verb: Verb, argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
     return options, unknown
 
 
+class SentenceParser(argparse.ArgumentParser):
+    """argparse whose errors are our sentences, without the usage in front of them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}; --help lists what there is")
+
+
 def check_options(options: MineOptions) -> None:
     """Refuses values that no run can work with.
 
@@ -107,6 +131,10 @@ def check_options(options: MineOptions) -> None:
     """
     if not options.run.output:
         raise UserError("--output is missing; give the run directory, a path or an fsspec URL")
+    if options.run.runner not in RUNNERS and "." not in options.run.runner:
+        close = get_close_matches(options.run.runner, RUNNERS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"--runner {options.run.runner}: {hint}wanted one of {', '.join(RUNNERS)}")
     require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
     require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
     require_at_least("region_batch", options.match.region_batch, 1)
@@ -137,6 +165,7 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
     """The arguments that none of Beam's option classes takes."""
     if not arguments:
         return []
+    quiet_start_up()
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ovseg_model.images import FetchOptions
 from pipelines.extract_nouns import plan_extract_nouns
@@ -15,13 +16,11 @@ from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.options import FreezeOptions, MaskOptions, MatchOptions, NounOptions, RunOptions
 from pipelines.propose_masks import ProposeMasks
+from pipelines.read_captions import ReadOptions, input_files
 from pipelines.units import Step, StoredTable, Units, read_units
-from pipelines.write_tables import RUN_FILE, RunFolder, open_run_folder
+from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
 from schemas import UserError
 from schemas.run import check_run
-
-if TYPE_CHECKING:
-    from pipelines.read_captions import ReadOptions
 
 STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
 """The stage that makes each table."""
@@ -75,10 +74,13 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
         UserError: an option, a file or a weight is not as wanted.
     """
     run = open_run_folder(options.run.output)
+    if options.read:
+        input_files(options.read)  # a typo must not cost a download of weights first
+    stored = stored_tables(run, tables)
+    require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
     units = plan_units(run, options)
-    planned = {**stored_tables(run, made), **made}
-    require_inputs(run, planned, made)
+    planned = {**stored, **made}
     stages = {READ_STAGE: StageFacts("captions", units.options, {"input_sha256": units.input_sha256})}
     stages |= {STAGES[table]: planned[table][1] for table in READS if table in planned}
     return Plan(run, units, frozen_captions(run), **{name: step for name, (step, _) in planned.items()}, stages=stages)
@@ -90,7 +92,7 @@ def plan_units(run: RunFolder, options: MineOptions) -> Units:
     Raises:
         UserError: there is neither, or the units are not those of the run whose masks are reused.
     """
-    other = _units_to_inherit(options.masks)
+    other = _units_to_inherit(run, options.masks)
     if options.read is None:
         units = read_units(run)
         if units is None:
@@ -98,7 +100,7 @@ def plan_units(run: RunFolder, options: MineOptions) -> Units:
     else:
         inherited = other.count if other and other.scheme == "hash" else 0
         units = freeze_captions(run, options.read, replace(options.freeze, unit_count=inherited))
-    if other and (units.scheme, units.count) != (other.scheme, other.count):
+    if other and units.cut() != other.cut():
         raise UserError(
             f"--masks-from {options.masks.masks_from} is cut into {other.count} units by {other.scheme}, this run "
             f"into {units.count} by {units.scheme}; masks can be reused unit by unit only: give the same tar shards, "
@@ -108,12 +110,41 @@ def plan_units(run: RunFolder, options: MineOptions) -> Units:
 
 
 def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
-    """The tables that a finished verb left in the run, apart from those made now and those that depend on them."""
-    if not run.has(RUN_FILE):
+    """The tables that a finished verb left in the run, apart from those made now and those that depend on them.
+
+    A verb that was stopped may have made some parts anew: until it has finished, nothing that it left is listed.
+    """
+    if not (run.has(RUN_FILE) and run.has(SUCCESS_FILE)):
         return {}
     manifest = check_run(run.read_json(RUN_FILE))
     names = [table for table in READS if table in manifest["tables"] and not {table, *READS[table]} & set(made)]
     return {table: (StoredTable(run, STAGES[table], table), stored_facts(manifest, STAGES[table])) for table in names}
+
+
+def stale_tables(plan: Plan) -> list[str]:
+    """A sentence for each table of the last run.json that other options or versions will make anew."""
+    if not plan.run.has(RUN_FILE):
+        return []
+    stages = check_run(plan.run.read_json(RUN_FILE))["stages"]
+    return [
+        f"{step.table}: made before with other {', '.join(changed)}; stale parts are made again"
+        for step in plan.steps
+        if not isinstance(step, StoredTable)
+        and step.name in stages
+        and (changed := changed_keys(stages[step.name]["fingerprint"], step.fingerprint()))
+    ]
+
+
+def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys of two fingerprints whose values differ, with the inner key where the value has keys itself."""
+    now, changed = json.loads(json.dumps(now)), []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if old != new and isinstance(old, dict) and isinstance(new, dict):
+            changed += [f"{key}.{inner}" for inner in changed_keys(old, new)]
+        elif old != new:
+            changed.append(key)
+    return changed
 
 
 def stored_facts(manifest: dict[str, Any], stage: str) -> StageFacts:
@@ -134,7 +165,8 @@ def require_inputs(run: RunFolder, planned: Collection[str], made: Collection[st
         for needed in READS[table]:
             if needed not in planned:
                 raise UserError(
-                    f"--output {run.url} has no finished {needed} table; run `ovseg {needed} --output {run.url}` first"
+                    f"--output {run.url} has no finished {needed} table; run `ovseg {needed} --output {run.url}` "
+                    "first, or again if it was stopped"
                 )
 
 
@@ -149,13 +181,27 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     from ovseg_model.proposals import resolve_generator
 
     chosen = options.masks
+    _units_to_inherit(run, chosen)
     other = open_run_folder(chosen.masks_from) if chosen.masks_from else None
     generator = None
     if not other or chosen.propose_missing:
         generator_options = parse_generator_options(chosen.mask_option)
-        generator = resolve_generator(chosen.masks, generator_options, options.run.device, f"{run.url}/.annotations")
+        device = generator_device(chosen.masks, options.run.device)
+        generator = resolve_generator(chosen.masks, generator_options, device, f"{run.url}/.annotations")
     step = ProposeMasks(run, generator, options.fetch, other)
     return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
+
+
+def generator_device(generator: str, device: str) -> str:
+    """The device of a mask generator; torch is asked only where one could use it.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    from ovseg_model.clip import resolve_device
+
+    is_plug_in = ":" in generator
+    return device if device == "cpu" or (device == "auto" and not is_plug_in) else resolve_device(device)
 
 
 def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
@@ -198,11 +244,14 @@ def parse_generator_options(pairs: Collection[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _units_to_inherit(masks: MaskOptions) -> Units | None:
+def _units_to_inherit(run: RunFolder, masks: MaskOptions) -> Units | None:
     if not masks.masks_from:
         return None
-    other = open_run_folder(masks.masks_from)
-    units = read_units(other)
-    if units is None or not other.has("masks"):
-        raise UserError(f"--masks-from {masks.masks_from}: there is no run with a masks table; run `ovseg masks` first")
-    return units
+    other = open_run_folder(masks.masks_from, "--masks-from")
+    if other == run:
+        raise UserError(f"--masks-from {masks.masks_from} is --output itself; leave it away to use the run's own masks")
+    if "masks" not in stored_tables(other, ()):
+        raise UserError(
+            f"--masks-from {masks.masks_from}: there is no finished run with a masks table; run `ovseg masks` first"
+        )
+    return read_units(other)

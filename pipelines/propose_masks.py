@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -22,7 +22,8 @@ from ovseg_model.proposals import (
 )
 from pipelines.open_models import open_once
 from pipelines.progress import count_images
-from pipelines.units import StepOutput, drop, part_name
+from pipelines.units import StepOutput, count_distinct_rows, drop, part_name
+from pipelines.versions import versions_of
 from pipelines.write_tables import RunFolder
 from schemas import MASKS, conform_rows
 
@@ -55,7 +56,12 @@ def propose_masks(images: Sequence[Image], generator: MaskGenerator, fetch: Fetc
             drops.append(drop(STAGE, image.image_id, image.image_id, proposals.reason, proposals.detail))
         else:
             rows += mask_rows(image, fetched, proposals, generator.name)
-    return StepOutput(conform_rows(rows, MASKS), drops, len(images), len(images) - len(drops))
+    return images_output(images, conform_rows(rows, MASKS), drops)
+
+
+def images_output(images: Sequence[Image], rows: pa.Table, drops: list[dict[str, Any]]) -> StepOutput:
+    """The step's output for some images; kept are those that have rows."""
+    return StepOutput(rows, drops, len(images), count_distinct_rows(rows, ("image_id",)))
 
 
 def mask_rows(
@@ -97,11 +103,11 @@ def select_masks(images: Sequence[Image], stored: pa.Table) -> tuple[pa.Table, l
 
 
 def reuse_masks(images: Sequence[Image], stored: pa.Table) -> StepOutput:
-    """Stored masks only; images without any become `no_stored_masks` drops."""
+    """Stored masks only; images without any become `no_masks` drops."""
     rows, missing = select_masks(images, stored)
     detail = "the run that --masks-from names has no masks of this image; --propose-missing proposes them"
     drops = [drop(STAGE, image.image_id, image.image_id, "no_masks", detail) for image in missing]
-    return StepOutput(rows, drops, len(images), len(images) - len(missing))
+    return images_output(images, rows, drops)
 
 
 def reuse_and_propose(
@@ -111,7 +117,7 @@ def reuse_and_propose(
     rows, missing = select_masks(images, stored)
     made = propose_masks(missing, generator, fetch)
     both = pa.concat_tables([rows, made.rows]).sort_by([("image_id", "ascending"), ("mask_index", "ascending")])
-    return StepOutput(both, made.drops, len(images), len(images) - len(made.drops))
+    return images_output(images, both, made.drops)
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,15 @@ class ProposeMasks:
 
     def fingerprint(self) -> dict[str, Any]:
         """Version, generator and the limits that decide which images are read."""
-        limits = {name: asdict(self.fetch)[name] for name in ("max_image_bytes", "max_image_px")}
         generator = self.generator.fingerprint() if self.generator else None
-        return {"version": VERSION, "generator": generator, "limits": limits, "reuses": bool(self.masks_from)}
+        versions = versions_of("numpy", "pillow", "pycocotools")
+        return {
+            "version": VERSION,
+            "generator": generator,
+            "images": self.fetch.fingerprint(),
+            "reuses": bool(self.masks_from),
+            "versions": versions,
+        }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
         """The unit's captions, and its stored masks where another run has them."""

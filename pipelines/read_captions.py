@@ -6,7 +6,7 @@ the reading; a file that cannot be read at all is a UserError.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pipelines.caption_formats.coco_json import read_coco
 from pipelines.caption_formats.delimited import read_csv, read_tsv
@@ -24,7 +24,6 @@ __all__ = [
     "InputFile",
     "ReadOptions",
     "input_files",
-    "is_tar_input",
     "read_rows",
     "read_shard",
 ]
@@ -50,18 +49,13 @@ def input_files(options: ReadOptions) -> list[InputFile]:
     return list_inputs(options)
 
 
-def is_tar_input(options: ReadOptions) -> bool:
-    """Tell whether the input is tar shards, which are cut along themselves and not by hash."""
-    return input_files(options)[0].captions_format == "tar"
-
-
-def read_rows(options: ReadOptions) -> Iterator[CaptionRow | BadRow]:
-    """Every caption of the input, file by file in the order of their URIs, and every record that has none.
+def read_rows(files: Iterable[InputFile], options: ReadOptions) -> Iterator[CaptionRow | BadRow]:
+    """Every caption of the input, file by file, and every record that has none.
 
     Raises:
         UserError: a file cannot be read, or lacks a column.
     """
-    for file in input_files(options):
+    for file in files:
         yield from READERS[file.captions_format](file, options)
 
 

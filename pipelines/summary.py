@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.units import part_name
-from pipelines.write_tables import RunFolder
+from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
 from schemas.drops import STAGES
 
@@ -23,7 +23,7 @@ EXAMPLES = 5
 
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
-    lines = [*stage_lines(manifest), "", *table_lines(manifest)]
+    lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
@@ -45,8 +45,15 @@ def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
 def table_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """A line a table."""
     for table, facts in sorted(manifest["tables"].items(), key=lambda item: list(TABLES).index(item[0])):
-        size_bytes = sum(part["bytes"] for part in facts["parts"])
-        yield f"{table:<16}{facts['rows']:>10,}  rows in {len(facts['parts'])} parts, {size_bytes / 1e6:.1f} MB"
+        size_kb = sum(part["bytes"] for part in facts["parts"]) / 1e3
+        yield f"{table:<16}{facts['rows']:>10,}  rows in {len(facts['parts']):,} parts, {size_kb:,.0f} kB"
+
+
+def work_lines(timings: dict[str, Any]) -> Iterator[str]:
+    """What this command made, and what was there already."""
+    stages = {stage: facts for stage, facts in timings["stages"].items() if stage != "read_captions"}
+    parts = [f"{stage} {facts['parts_made']:,} (and {facts['parts_there']:,} there)" for stage, facts in stages.items()]
+    yield f"parts made: {', '.join(parts)}"
 
 
 def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:
@@ -62,7 +69,7 @@ def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:
 
 def example_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line a pair."""
-    yield f"{'noun':<18}{'cosine':>7}{'prob':>6}{'rank':>5}{'area_px':>9}  {'box_xywh_px':<22}image_id: caption"
+    yield f"{'noun':<18}{'cosine':>7}{'prob':>6}{'noun_rank':>10}{'area_px':>9}  {'box_xywh_px':<22}image_id: caption"
     for row in rows:
-        scores = f"{row['cosine']:>7.3f}{row['probability']:>6.2f}{row['noun_rank']:>5}{row['area_px']:>9,}"
+        scores = f"{row['cosine']:>7.3f}{row['probability']:>6.2f}{row['noun_rank']:>10}{row['area_px']:>9,}"
         yield f"{row['noun']:<18}{scores}  {row['box_xywh_px']!s:<22}{row['image_id']}: {row['caption']}"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from pipelines.write_tables import UNITS_FILE, RunFolder
+from pipelines.write_tables import UNITS_FILE, PartFacts, RunFolder
 from schemas import DROPS, TABLES, UserError, conform_rows
 
 HASH_KEY = "ovseg.step_hash"
@@ -28,7 +28,8 @@ TOTALS_KEY = "ovseg.totals"
 class Units:
     """How a run is cut: by a hash of image_id into `count` units, or along tar shards (`scheme`).
 
-    `input_sha256` is over the content of the input; a folder with another one holds another run.
+    `input_sha256` is over the content of the input; a folder with another one holds another run. `shards` are the
+    shards' names, in order, and empty for the other scheme.
     """
 
     scheme: str
@@ -36,6 +37,11 @@ class Units:
     images: int
     input_sha256: str
     options: dict[str, Any]
+    shards: tuple[str, ...] = ()
+
+    def cut(self) -> tuple[str, int, tuple[str, ...]]:
+        """What must be equal where unit n of one run is to be unit n of another."""
+        return self.scheme, self.count, tuple(self.shards)
 
     def save(self, run: RunFolder) -> None:
         """Writes the cut, last of all that freezing writes: its file says that the input is frozen."""
@@ -44,7 +50,10 @@ class Units:
 
 def read_units(run: RunFolder) -> Units | None:
     """The cut of a frozen run, or None where nothing is frozen yet."""
-    return Units(**run.read_json(UNITS_FILE)) if run.has(UNITS_FILE) else None
+    if not run.has(UNITS_FILE):
+        return None
+    saved = run.read_json(UNITS_FILE)
+    return Units(**{**saved, "shards": tuple(saved["shards"])})
 
 
 def image_digest(image_id: str) -> int:
@@ -154,7 +163,12 @@ class MissingPartError(UserError):
 
 def step_hash(step: Step, input_hashes: dict[str, str]) -> str:
     """sha256 over a step's fingerprint and the hashes of the parts it reads, in hex."""
-    identity = {"step": step.name, "fingerprint": step.fingerprint(), "inputs": input_hashes}
+    identity = {
+        "step": step.name,
+        "table_version": TABLES[step.table].version,
+        "fingerprint": step.fingerprint(),
+        "inputs": input_hashes,
+    }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -171,11 +185,23 @@ def make_part(step: Step, unit: int) -> PartStats:
     started = time.perf_counter()
     sources = step.inputs(unit)
     wanted = step_hash(step, {name: _input_hash(source) for name, source in sources.items()})
-    was_made = not is_done(step, unit, wanted)
-    if was_made:
-        parts = {name: source.read_part(part) for name, (source, part) in sources.items()}
-        write_output(step, unit, step.process(unit, parts), wanted)
-    return part_stats(step, unit, was_made, started)
+    if is_done(step, unit, wanted):
+        return stored_part(step, unit)
+    loaded = {name: source.load_part(part) for name, (source, part) in sources.items()}
+    output = step.process(unit, {name: rows for name, (rows, _) in loaded.items()})
+    # The hash is of the very bytes that were read: another process may have made an input anew meanwhile.
+    hash_ = step_hash(step, {name: footer[HASH_KEY] for name, (_, footer) in loaded.items()})
+    part, drops, totals = write_output(step, unit, output, hash_)
+    return PartStats(
+        step.name,
+        step.table,
+        unit,
+        *part.counts,
+        *drops.counts,
+        totals,
+        True,
+        time.perf_counter() - started,
+    )
 
 
 def is_done(step: Step, unit: int, wanted: str) -> bool:
@@ -184,34 +210,31 @@ def is_done(step: Step, unit: int, wanted: str) -> bool:
     return all((step.run.read_footer(name) or {}).get(HASH_KEY) == wanted for name in names)
 
 
-def write_output(step: Step | StoredTable, unit: int, output: StepOutput, hash_: str) -> None:
-    """Writes what a step made of one unit, drops first."""
-    totals = count_totals(step.name, unit, output)
-    drops = conform_rows(sorted(output.drops, key=drop_order), DROPS)
-    step.run.write_part(drops_name(step.name, unit), drops, DROPS, {HASH_KEY: hash_})
-    footer = {HASH_KEY: hash_, TOTALS_KEY: json.dumps(totals._asdict(), sort_keys=True)}
-    step.run.write_part(part_name(step.table, unit), output.rows, TABLES[step.table], footer)
+def write_output(
+    step: Step | StoredTable, unit: int, output: StepOutput, hash_: str
+) -> tuple[PartFacts, PartFacts, str]:
+    """Writes what a step made of one unit, drops first; returns the facts of part and drops, and the totals' JSON."""
+    totals = json.dumps(count_totals(step.name, unit, output)._asdict(), sort_keys=True)
+    rows = conform_rows(sorted(output.drops, key=drop_order), DROPS)
+    footer = {HASH_KEY: hash_}
+    drops = step.run.write_part(drops_name(step.name, unit), rows, DROPS, footer)
+    footer = {**footer, TOTALS_KEY: totals}
+    part = step.run.write_part(part_name(step.table, unit), output.rows, TABLES[step.table], footer)
+    return PartFacts(output.rows.num_rows, part, footer), PartFacts(rows.num_rows, drops, footer), totals
 
 
-def part_stats(step: Step | StoredTable, unit: int, was_made: bool, started: float) -> PartStats:
-    """The stats row of a part that is there; `started` is the `time.perf_counter()` when its making began."""
-    part = step.run.part_facts(part_name(step.table, unit))
-    drops = step.run.part_facts(drops_name(step.name, unit))
-    return PartStats(
-        step.name,
-        step.table,
-        unit,
-        *part.counts,
-        *drops.counts,
-        part.footer[TOTALS_KEY],
-        was_made,
-        time.perf_counter() - started,
-    )
+def stored_part(step: Step | StoredTable, unit: int) -> PartStats:
+    """The stats row of a part that is there already.
 
-
-def stored_part(table: StoredTable, unit: int) -> PartStats:
-    """The stats row of a part of a table that the run has already."""
-    return part_stats(table, unit, False, time.perf_counter())
+    Raises:
+        MissingPartError: it is not.
+    """
+    names = (part_name(step.table, unit), drops_name(step.name, unit))
+    for name in names:
+        if not step.run.has(name):
+            raise MissingPartError(f"{step.run.path(name)} is missing; make the {step.table} table of this run again")
+    part, drops = map(step.run.part_facts, names)
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, part.footer[TOTALS_KEY], False, 0.0)
 
 
 def drop_order(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -237,6 +260,11 @@ def count_totals(stage: str, unit: int, output: StepOutput) -> StepTotals:
 def drop(stage: str, key: str, image_id: str | None, reason: str, detail: str) -> dict[str, Any]:
     """One row of DROPS."""
     return {"stage": stage, "key": key, "image_id": image_id, "reason": reason, "detail": detail}
+
+
+def count_distinct_rows(rows: pa.Table, columns: tuple[str, ...]) -> int:
+    """Distinct combinations of values of some columns."""
+    return rows.select(columns).group_by(columns).aggregate([]).num_rows
 
 
 def by_image(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:

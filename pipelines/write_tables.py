@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import io
 import json
 import os
+import shutil
 import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +25,9 @@ ROWS_PER_GROUP = {"pairs": 200, "masks": 2000}
 """Row group size by table; pairs may carry crops, and 50 to 200 such rows stream at full speed."""
 
 DEFAULT_ROWS_PER_GROUP = 65_536
+
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "memory"}
+"""Protocols whose files appear whole, when their one PUT is complete."""
 
 UNITS_FILE = "units.json"
 RUN_FILE = "run.json"
@@ -100,14 +105,16 @@ class RunFolder:
     def write(self, name: str, data: bytes) -> FileStamp:
         """Writes one file, whole or not at all.
 
-        A local file appears under its name by a rename; an object store shows an object only when its one PUT
-        is complete. Workers may write the same file twice, or at the same time: they write the same bytes.
+        A file appears under its name by a rename; an object store shows an object only when its one PUT is
+        complete. Workers may write the same file twice, or at the same time: they write the same bytes.
         """
         path = self.path(name)
         if self.is_local:
             _write_and_rename(path, data)
-        else:
+        elif OBJECT_STORES & set(_protocols(self.file_system)):
             self.file_system.pipe_file(path, data)
+        else:
+            _pipe_and_move(self.file_system, path, data)
         return stamp(data)
 
     def write_json(self, name: str, value: Any) -> FileStamp:
@@ -135,14 +142,20 @@ class RunFolder:
         """
         return self.write(name, parquet_bytes(conform(rows, table), table, footer))
 
-    def read_part(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
-        """Reads one part and checks it against its table; with `columns`, those only and unchecked.
+    def read_part(self, name: str) -> pa.Table:
+        """One part, checked against its table (see `load_part`)."""
+        return self.load_part(name)[0]
 
-        Raises:
-            SchemaError: the part breaks its table's contract.
-        """
-        data = pq.read_table(io.BytesIO(self.read(name)), columns=list(columns) if columns else None)
-        return data if columns else conform(data, TABLES[name.split("/", 1)[0]])
+    def read_columns(self, name: str, columns: tuple[str, ...]) -> pa.Table:
+        """Some columns of one part, unchecked."""
+        return pq.read_table(io.BytesIO(self.read(name)), columns=list(columns))
+
+    def remove_fragments(self) -> None:
+        """Removes what killed writers left on a local disk: half-written parts and spilled records."""
+        for path in glob.glob(self.path("*/.*.*")) if self.is_local else ():
+            os.unlink(path)
+        for path in glob.glob(self.path(".spill-*")) if self.is_local else ():
+            shutil.rmtree(path, ignore_errors=True)
 
     def part_facts(self, name: str) -> PartFacts:
         """Rows, bytes, sha256 and footer of one part that is there."""
@@ -150,16 +163,25 @@ class RunFolder:
         file = pq.ParquetFile(io.BytesIO(data))
         return PartFacts(file.metadata.num_rows, stamp(data), _own_keys(file.schema_arrow.metadata))
 
+    def load_part(self, name: str) -> tuple[pa.Table, dict[str, str]]:
+        """One part, checked against its table, and its footer, from the same bytes.
+
+        Raises:
+            SchemaError: the part breaks its table's contract.
+        """
+        data = pq.read_table(io.BytesIO(self.read(name)))
+        return conform(data, TABLES[name.split("/", 1)[0]]), _own_keys(data.schema.metadata)
+
     def read_footer(self, name: str) -> dict[str, str] | None:
-        """The metadata of one part's footer, or None where there is no part."""
+        """The metadata of one part's footer, or None where there is no part, or a file that is none."""
         try:
             with self.file_system.open(self.path(name), "rb") as file:
                 return _own_keys(pq.read_schema(file).metadata)
-        except FileNotFoundError:
+        except (FileNotFoundError, pa.ArrowInvalid):
             return None
 
 
-def open_run_folder(url: str) -> RunFolder:
+def open_run_folder(url: str, option: str = "--output") -> RunFolder:
     """The run directory at a path or URL; a local path is made absolute, since workers have folders of their own.
 
     Raises:
@@ -168,23 +190,35 @@ def open_run_folder(url: str) -> RunFolder:
     try:
         file_system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise UserError(f"--output {url}: cannot open this place ({error}); wanted a path or an fsspec URL") from error
-    return RunFolder(os.path.abspath(path) if isinstance(file_system, LocalFileSystem) else url)
+        raise UserError(f"{option} {url}: cannot open this place ({error}); wanted a path or an fsspec URL") from error
+    if not isinstance(file_system, LocalFileSystem):
+        return RunFolder(url)
+    require_writable_folder(os.path.abspath(path), option)
+    return RunFolder(os.path.abspath(path))
+
+
+def require_writable_folder(path: str, option: str) -> None:
+    """Refuses a local path where no folder can be made.
+
+    Raises:
+        UserError: the path, or the nearest one above it that is there, is no folder that we may write to.
+    """
+    nearest = path
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK):
+        raise UserError(f"{option} {path}: {nearest} is no folder that can be written to; give another place")
 
 
 def parquet_bytes(rows: pa.Table, table: Table, footer: dict[str, str]) -> bytes:
     """A table as the bytes of one Parquet file: zstd, standard nested names, no clock and no host in it."""
     rows = rows.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
     sink = io.BytesIO()
-    pq.write_table(
-        rows,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=ROWS_PER_GROUP.get(table.name, DEFAULT_ROWS_PER_GROUP),
-        use_compliant_nested_type=True,
-        store_schema=True,
-    )
+    options = {"compression": "zstd", "compression_level": 3, "use_compliant_nested_type": True, "store_schema": True}
+    with pq.ParquetWriter(sink, rows.schema, **options) as writer:
+        # An empty part has no row group: `datasets` cannot read a group without rows.
+        if rows.num_rows:
+            writer.write_table(rows, ROWS_PER_GROUP.get(table.name, DEFAULT_ROWS_PER_GROUP))
     return sink.getvalue()
 
 
@@ -195,6 +229,19 @@ def stamp(data: bytes) -> FileStamp:
 
 def _own_keys(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in (metadata or {}).items() if key.startswith(b"ovseg.")}
+
+
+def _protocols(file_system: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    protocol = file_system.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _pipe_and_move(file_system: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    folder, name = path.rsplit("/", 1)
+    file_system.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    file_system.pipe_file(temporary, data)
+    file_system.mv(temporary, path)
 
 
 def _write_and_rename(path: str, data: bytes) -> None:

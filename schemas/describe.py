@@ -23,7 +23,7 @@ STAGES_OF_REASONS = {
     "read_captions": READING,
     "extract_nouns": NOUNS,
     "propose_masks": IMAGES | MASKS,
-    "match_regions": IMAGES | PAIRS,
+    "match_regions": IMAGES | {"no_masks": MASKS["no_masks"]} | PAIRS,
 }
 
 

@@ -27,8 +27,8 @@ READING = {
     "empty_caption": Reason("the caption is empty or white space"),
     "no_caption": Reason("the image comes without a caption"),
     "unknown_image": Reason("the caption names an image that the input does not list"),
-    "duplicate_image": Reason("the shard has two samples with this key; the first is kept"),
-    "truncated_shard": Reason("the shard ends in the middle of a member; what came before is kept"),
+    "duplicate_image": Reason("the input has another image with this key; the first is kept"),
+    "truncated_shard": Reason("the shard is cut short or garbled; what came before is kept"),
     "duplicate_caption": Reason("the image has this caption already"),
     "conflicting_image_uri": Reason("the input names another URI for the same image_id"),
     "over_caption_limit": Reason("the image has as many captions as --captions-per-image keeps"),
@@ -40,12 +40,12 @@ NOUNS = {"no_nouns": Reason("the rule found no noun in the caption")}
 
 IMAGES = {
     "no_image_uri": Reason("the input names no place for the image's bytes"),
-    "image_missing": Reason("there is no file or object at the URI"),
+    "image_missing": Reason("there is no file or object at the URI, or it is no URI"),
     "image_unreadable": Reason("the bytes are no image that Pillow reads, or are cut short"),
     "image_too_large": Reason("more bytes or pixels than the limits allow"),
     "fetch_timeout": Reason("the server did not answer in time", can_pass=True),
     "fetch_failed": Reason("the connection failed, or the server had an error", can_pass=True),
-    "fetch_refused": Reason("the server refused the request (HTTP 4xx)"),
+    "fetch_refused": Reason("the server refused: HTTP 4xx, no permission, too many redirects, or no byte ranges"),
     "fetch_local_address": Reason("the URL, or a redirect, leads to a local address"),
     "fetch_disallowed": Reason("the server asks machines not to use the image (X-Robots-Tag)"),
 }
@@ -83,10 +83,11 @@ DROPS = table(
         column(
             "key",
             pa.string(),
-            "which record: image_id, image_id#caption_index, image_id#caption_index:start-end, or file:row",
+            "which record: image_id (images), image_id#caption_index (captions), image_id#caption_index:start-end "
+            "(nouns); of read_captions file:row, or image_id#order as the input has it",
         ),
         column("image_id", pa.string(), "its image, when it is known", nullable=True),
-        column("reason", pa.string(), "one of the closed list in docs/drops.md"),
+        column("reason", pa.string(), "one of the closed list in docs/tables.md"),
         column("detail", pa.string(), "what was wanted and what was there, in words"),
     ],
     (

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.table import BOX_XYWH, RLE, ValueCheck, column, table
+from schemas.table import BOX_XYWH, RLE, Check, ValueCheck, column, table
 
 
 def mask_size_is_image_size(rows: pa.Table) -> pa.Array:
@@ -20,10 +20,36 @@ def box_is_inside_image(rows: pa.Table) -> pa.Array:
     return pa.array(np.asarray(inside & (w > 0) & (h > 0)))
 
 
+def mask_has_counts(rows: pa.Table) -> pa.Array:
+    """Whether each row's mask has a counts string."""
+    return pc.fill_null(pc.greater(pc.utf8_length(pc.struct_field(rows["mask"], "counts")), 0), False)
+
+
+def area_fits_box(rows: pa.Table) -> pa.Array:
+    """Whether each row's area is at least that of its box's longer side and at most that of the box."""
+    _, _, w, h = pc.list_flatten(rows["box_xywh_px"]).to_numpy().reshape(-1, 4).T
+    area = rows["area_px"].to_numpy()
+    return pa.array((area >= np.maximum(w, h)) & (area <= w.astype(np.int64) * h))
+
+
+def keys_ascend(rows: pa.Table) -> pa.Array:
+    """Whether each row comes after the one before it: by image_id, then mask_index."""
+    ids, indices = rows["image_id"].combine_chunks(), rows["mask_index"].combine_chunks()
+    same = pc.equal(ids[1:], ids[:-1])
+    after = pc.if_else(same, pc.greater(indices[1:], indices[:-1]), pc.greater(ids[1:], ids[:-1]))
+    return pa.concat_arrays([pa.array([True]), after])
+
+
+def is_share(column_name: str) -> Check:
+    """Whether each value of a column is from 0 to 1, or null."""
+    return lambda rows: pc.and_(pc.greater_equal(rows[column_name], 0), pc.less_equal(rows[column_name], 1))
+
+
 MASK_CHECKS = (
     ValueCheck("mask", "size (height, width) of the image; masks are stored as (H, W)", mask_size_is_image_size),
+    ValueCheck("mask", "compressed RLE counts", mask_has_counts),
     ValueCheck("box_xywh_px", "a box with an area, inside the image", box_is_inside_image),
-    ValueCheck("area_px", "1 or more", lambda rows: pc.greater(rows["area_px"], 0)),
+    ValueCheck("area_px", "no more than the tight box, no less than its longer side", area_fits_box),
 )
 """What holds wherever a mask stands: in MASKS and in PAIRS."""
 
@@ -50,5 +76,11 @@ MASKS = table(
         ),
         column("generator", pa.string(), "name of the mask generator"),
     ],
-    (*MASK_CHECKS, ValueCheck("mask_index", "0 or more", lambda rows: pc.greater_equal(rows["mask_index"], 0))),
+    (
+        *MASK_CHECKS,
+        ValueCheck("mask_index", "0 or more", lambda rows: pc.greater_equal(rows["mask_index"], 0)),
+        ValueCheck("mask_index", "rows sorted by image_id, then mask_index, each once", keys_ascend),
+        ValueCheck("predicted_iou", "a share from 0 to 1", is_share("predicted_iou")),
+        ValueCheck("stability", "a share from 0 to 1", is_share("stability")),
+    ),
 )

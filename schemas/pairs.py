@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.masks import MASK_CHECKS
+from schemas.masks import MASK_CHECKS, is_share
 from schemas.table import BOX_XYWH, RLE, SCORED_NOUN, ValueCheck, column, table
 
 PAIRS = table(
@@ -72,6 +72,12 @@ PAIRS = table(
     (
         *MASK_CHECKS,
         ValueCheck("cosine", "a number from -1 to 1", lambda rows: pc.less_equal(pc.abs(rows["cosine"]), 1.0001)),
+        ValueCheck("probability", "a share from 0 to 1", is_share("probability")),
+        ValueCheck("end_char", "more than start_char", lambda rows: pc.greater(rows["end_char"], rows["start_char"])),
+        ValueCheck("noun", "at least one character", lambda rows: pc.greater(pc.utf8_length(rows["noun"]), 0)),
+        ValueCheck(
+            "pair_id", "32 hex digits", lambda rows: pc.match_substring_regex(rows["pair_id"], "^[0-9a-f]{32}$")
+        ),
         ValueCheck("mask_rank", "1 or more", lambda rows: pc.greater(rows["mask_rank"], 0)),
         ValueCheck("noun_rank", "1 or more", lambda rows: pc.greater(rows["noun_rank"], 0)),
         ValueCheck("margin", "0 or more", lambda rows: pc.greater_equal(rows["margin"], 0)),

@@ -15,7 +15,7 @@ RUN_KEYS = {
     "the totals: read, kept, dropped by reason",
     "tables": "by table: version, rows, and every part with path, rows, bytes and sha256; this list, not a glob, "
     "defines the data set",
-    "weights": "every weight file: role, name, sha256, bytes",
+    "weights": "every weight file: stage, name, sha256, bytes",
     "versions": "of Python and of the packages that touch the rows",
     "meaningless": "true when a scorer's weights were random: for plumbing, never for training",
 }

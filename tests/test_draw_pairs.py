@@ -13,8 +13,14 @@ MASK = np.zeros((4, 6), bool)
 MASK[:, :3] = True
 
 
-def pair(path):
-    return {"image_uri": str(path), "mask": rle.encode_masks(MASK[None])[0], "noun": "kite", "cosine": 0.25}
+def pair(path, meaningless=False):
+    return {
+        "image_uri": str(path),
+        "mask": rle.encode_masks(MASK[None])[0],
+        "noun": "kite",
+        "cosine": 0.25,
+        "meaningless": meaningless,
+    }
 
 
 def test_the_mask_is_red_and_the_rest_is_pale():
@@ -33,3 +39,9 @@ def test_a_tile_for_each_pair_whose_image_is_there(tmp_path):
     assert right[0] == right[1] > 200
     # The noun is written below.
     assert (sheet[TILE_PX:] < 100).any()
+
+
+def test_a_picture_of_random_weights_says_so(tmp_path):
+    Image.new("RGB", (6, 4), "white").save(tmp_path / "a.png")
+    pictures = {draw_pairs([pair(tmp_path / "a.png", meaningless)], FetchOptions()) for meaningless in (True, False)}
+    assert len(pictures) == 2

@@ -16,10 +16,9 @@ class LongWords:
 
     name = "long words"
     version = "1"
-    seed = 0
 
     def fingerprint(self):
-        return {"version": self.version, "seed": self.seed}
+        return {"version": self.version}
 
     def extract(self, captions):
         return [[self.noun(caption, word) for word in caption.split() if len(word) > 4] for caption in captions]
@@ -66,13 +65,12 @@ def test_the_step_is_small_and_knows_what_decides_its_rows():
 
 
 def test_a_worker_with_other_data_refuses(monkeypatch):
-    rule = LongWords()
-    monkeypatch.setattr(module, "open_once", lambda opener, name: rule)
-    step = plan_extract_nouns(RunFolder("/run"), "long words")
-    assert step.process(0, {"captions": captions("Horse")}).kept == 1
-    rule.seed = 1
+    monkeypatch.setattr(module, "open_once", lambda opener, name: (LongWords(), "data of this worker"))
+    wanted = ExtractNouns(RunFolder("/run"), "long words", "data of this worker")
+    assert wanted.process(0, {"captions": captions("Horse")}).kept == 1
+    other = ExtractNouns(RunFolder("/run"), "long words", "data of the launcher")
     with pytest.raises(UserError, match="this worker has other NLTK data than the machine that started the run"):
-        step.process(0, {"captions": captions("Horse")})
+        other.process(0, {"captions": captions("Horse")})
 
 
 def test_an_unknown_rule_is_refused_before_work_starts():

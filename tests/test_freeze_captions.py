@@ -43,15 +43,15 @@ def kept(rows):
     return [(each["image_id"], each["caption_index"], each["caption"]) for each in rows]
 
 
-def test_captions_of_an_image_are_numbered_by_order_then_text():
+def test_captions_of_an_image_are_numbered_by_order_then_hash():
     rows = [row("b", 0, "z"), row("a", 9, "first id is lower"), row("a", 3, "comes first"), row("b", 0, "y")]
     for permutation in (rows, rows[::-1]):
         output = freeze_rows(permutation, 0)
         assert kept(output.rows.to_pylist()) == [
             ("a", 0, "comes first"),
             ("a", 1, "first id is lower"),
-            ("b", 0, "y"),
-            ("b", 1, "z"),
+            ("b", 0, "z"),
+            ("b", 1, "y"),
         ]
 
 

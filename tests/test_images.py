@@ -395,7 +395,8 @@ def test_local_files_that_are_none(tmp_path):
     assert reason_of("/dev/zero") == "image_missing"
     assert reason_of("nul\0byte") == "image_missing"
     assert reason_of("x" * 5000) == "image_missing"
-    assert reason_of("nowhere://x") == "image_missing"
+    assert reason_of("nowhere://x") == "fetch_refused"
+    assert reason_of("nowhere://x", FetchOptions(image_schemes=("nowhere",))) == "image_missing"
     (tmp_path / "large.png").write_bytes(bytes(11))
     assert reason_of(str(tmp_path / "large.png"), FetchOptions(max_image_bytes=10)) == "image_too_large"
 
@@ -403,7 +404,14 @@ def test_local_files_that_are_none(tmp_path):
 def test_a_chain_through_http_is_not_followed():
     """fsspec would fetch it without any check of the address."""
     for uri in ("simplecache::http://127.0.0.1/x", "zip://a.jpg::HTTPS://h/a.zip"):
-        assert reason_of(uri) == "image_missing"
+        assert reason_of(uri) == "fetch_refused"
+        assert reason_of(uri, FetchOptions(image_schemes=("simplecache", "zip"))) == "image_missing"
+
+
+def test_a_service_of_this_network_is_not_asked():
+    """fsspec has drivers (webhdfs, ftp, smb) that no address check guards."""
+    for uri in ("webhdfs://127.0.0.1:9870/x", "ftp://127.0.0.1/x", "SFTP://127.0.0.1/x"):
+        assert reason_of(uri) == "fetch_refused"
 
 
 def test_a_driver_that_is_not_installed_stops_the_run(monkeypatch):

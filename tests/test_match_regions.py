@@ -100,15 +100,18 @@ def test_a_noun_is_matched_once_an_image_and_the_rest_is_accounted_for():
     assert noun_key(nouns[1]) == "red#0:9-14"
 
 
-def test_images_share_forwards_but_keep_their_order():
+def test_images_share_forwards_but_keep_their_order(monkeypatch):
     class Masks:
         def __init__(self, count):
             self.masks = [None] * count
 
-    images = [(Masks(count), None) for count in (3, 1, 4, 2)]
+    images = [(Masks(count), np.zeros((2, 3, 3))) for count in (3, 1, 4, 2)]
     groups = [[len(image.masks) for image, _ in group] for group in groups_of_regions(images, 4)]
     assert groups == [[3, 1], [4], [2]]
     assert list(groups_of_regions([], 4)) == []
+    # Large images with few masks do not pile up.
+    monkeypatch.setattr(module, "PIXELS_PER_GROUP", 12)
+    assert [len(group) for group in groups_of_regions(images, 100)] == [2, 2]
 
 
 def test_a_crop_is_the_box_without_loss():
@@ -208,9 +211,3 @@ def test_crops_are_stored_when_asked_for(corpus):
     crop = np.asarray(Image.open(io.BytesIO(output.rows["crop_png"][0].as_py())))
     assert crop.shape == (4, 3, 3)
     assert np.array_equal(crop[0, 0], [0, 0, 255])
-
-
-def test_the_result_does_not_depend_on_how_images_are_grouped(corpus, monkeypatch):
-    whole = match_regions(*corpus, ColourScorer(), MatchOptions(), FetchOptions()).rows
-    monkeypatch.setattr(module, "REGIONS_PER_GROUP", 1)
-    assert match_regions(*corpus, ColourScorer(), MatchOptions(), FetchOptions()).rows.equals(whole)

@@ -13,13 +13,14 @@ import pytest
 from pipelines.caption_formats.columns import CANDIDATES
 from pipelines.caption_formats.delimited import unquoted
 from pipelines.caption_formats.image_places import ImageBase, normal_path
-from pipelines.read_captions import BadRow, CaptionRow, ReadOptions, input_files, is_tar_input, read_rows
+from pipelines.read_captions import BadRow, CaptionRow, ReadOptions, input_files, read_rows
 from schemas import UserError
 from schemas.drops import READING
 
 
 def read(*captions, **options):
-    rows = list(read_rows(ReadOptions(tuple(str(each) for each in captions), **options)))
+    given = ReadOptions(tuple(str(each) for each in captions), **options)
+    rows = list(read_rows(input_files(given), given))
     assert all(row.reason in READING for row in rows if isinstance(row, BadRow))
     return rows
 
@@ -177,25 +178,36 @@ def test_bad_csv_rows_are_told_by_line(tmp_path):
     table = tmp_path / "t.csv"
     table.write_bytes(b'image,caption\n1.jpg\n2.jpg,"stray\n3.jpg,"b"\n4.jpg,caf\xe9\n,no image\n5.jpg,\n6.jpg,a cat\n')
     rows = read(table)
-    assert [row.image_id for row in kept(rows)] == ["6.jpg"]
+    assert [row.image_id for row in kept(rows)] == ["3.jpg", "6.jpg"]
     assert problems(rows, tmp_path) == [
         ("t.csv:2", "wrong_field_count"),
-        ("t.csv:4", "wrong_field_count"),
+        ("t.csv:3", "wrong_field_count"),
         ("t.csv:5", "not_utf8"),
         ("t.csv:6", "missing_image"),
         ("t.csv:7", "empty_caption"),
     ]
     assert rows[0].detail == "wanted 2 fields (image, caption), got 1: ['1.jpg']"
-    assert rows[1].detail.startswith("lines 3 to 4: ")
+    assert rows[1].detail.startswith("line 3: ")
 
 
-def test_a_quote_that_never_ends_is_told(tmp_path):
+def test_a_quote_that_never_ends_costs_its_line_only(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text('image,caption\n1.jpg,a cat\n2.jpg,"no end\n3.jpg,a dog\n')
     rows = read(table)
-    assert [row.image_id for row in kept(rows)] == ["1.jpg"]
+    assert [row.image_id for row in kept(rows)] == ["1.jpg", "3.jpg"]
+    assert problems(rows, tmp_path) == [("t.csv:3", "wrong_field_count")]
+    assert rows[1].detail == "line 3: unexpected end of data"
+
+
+def test_a_quote_far_from_the_end_costs_its_line_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.caption_formats.delimited.MAX_LINES_OF_RECORD", 3)
+    table = tmp_path / "t.csv"
+    lines = [f"{number}.jpg,{'' if number != 2 else chr(34)}a cat" for number in range(9)]
+    table.write_text("\n".join(["image,caption", *lines]) + "\n")
+    rows = read(table)
+    assert [row.image_id for row in kept(rows)] == [f"{number}.jpg" for number in range(9) if number != 2]
     assert problems(rows, tmp_path) == [("t.csv:4", "wrong_field_count")]
-    assert rows[1].detail.startswith("lines 3 to 4: ")
+    assert "a quote is not closed within 3 lines" in rows[2].detail
 
 
 def test_headerless_tsv_with_named_columns(tmp_path):
@@ -532,7 +544,7 @@ def test_a_scheme_nobody_serves_is_one_sentence():
 
 
 def test_what_is_no_shard_is_no_tar_input(tmp_path):
-    assert not is_tar_input(ReadOptions((str(write_coco(tmp_path / "c.json")),)))
+    assert input_files(ReadOptions((str(write_coco(tmp_path / "c.json")),)))[0].captions_format == "coco"
 
 
 def test_an_empty_table_has_no_rows(tmp_path):

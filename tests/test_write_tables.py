@@ -47,7 +47,7 @@ def test_a_part_keeps_rows_types_and_footer(run):
     assert facts.footer == {"ovseg.table": "masks", "ovseg.table_version": "1", "ovseg.step_hash": "abc"}
     assert run.read_footer("masks/part-00000.parquet") == facts.footer
     assert run.read_footer("masks/part-00001.parquet") is None
-    assert run.read_part("masks/part-00000.parquet", ("image_id",)).column_names == ["image_id"]
+    assert run.read_columns("masks/part-00000.parquet", ("image_id",)).column_names == ["image_id"]
 
 
 def test_rows_that_break_the_contract_are_not_written(run):

@@ -172,7 +172,7 @@ def _propose_or_split(generator: MaskGenerator, batch: Sequence[ImageInput]) -> 
 
 def _is_not_the_image(error: Exception) -> bool:
     # torch's class is told by its name, so that torch need not be imported here
-    return isinstance(error, (UserError, MemoryError)) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, (UserError, MemoryError, ImportError)) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _checked(image: ImageInput, outcome: MaskProposals | ProposalError) -> MaskProposals | ProposalError:

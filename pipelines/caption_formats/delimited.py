@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from pipelines.caption_formats.columns import RecordReader, choose_columns
@@ -13,6 +14,9 @@ from schemas.errors import UserError
 
 MAX_FIELD_CHARS = 1 << 24
 """Python's own limit, 131,072, is below the longest alt texts of web corpora."""
+
+MAX_LINES_OF_RECORD = 1_000
+"""A quoted field may span lines; one that spans more is a quote that nobody closed."""
 
 NumberedFields = tuple[int, list[str] | RowError]
 
@@ -69,29 +73,51 @@ def _header(uri: str, first: NumberedFields | None) -> list[str]:
 
 
 def csv_fields(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
-    """The fields of each row and the number of its last line."""
+    """The fields of each row and the number of its last line.
+
+    A row that cannot be parsed costs its first line: a stray quote opens a field that runs over the rows behind it,
+    so they are read again on their own.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))
-    lines_read = [0]
+    source = _RecordLines(lines)
     # Strict, since a stray quote would otherwise swallow the lines up to the next one without a word.
-    rows = csv.reader(_counted(lines, lines_read), strict=True)
+    rows = csv.reader(source, strict=True)
     while True:
-        before = lines_read[0]
+        source.record.clear()
         try:
             fields = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            detail = f"lines {before + 1} to {lines_read[0]}: {error}"
-            yield lines_read[0], RowError("wrong_field_count", detail)
+            number = source.record[0][0]
+            yield number, RowError("wrong_field_count", f"line {number}: {error}")
+            source.read_again_after_first()
+            rows = csv.reader(source, strict=True)
         else:
             if fields:
-                yield lines_read[0], fields
+                yield source.record[-1][0], fields
 
 
-def _counted(lines: Iterable[tuple[int, str]], lines_read: list[int]) -> Iterator[str]:
-    for number, line in lines:
-        lines_read[0] = number
-        yield line
+class _RecordLines:
+    """Lines that remember those of the current record, so that they can be read again."""
+
+    def __init__(self, lines: Iterable[tuple[int, str]]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[tuple[int, str]] = deque()
+        self.record: list[tuple[int, str]] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if len(self.record) == MAX_LINES_OF_RECORD:
+            raise csv.Error(f"a quote is not closed within {MAX_LINES_OF_RECORD} lines")
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.record.append(line)
+        return line[1]
+
+    def read_again_after_first(self) -> None:
+        self._again.extendleft(reversed(self.record[1:]))
 
 
 def tsv_fields(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
