@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
+from pipelines.command_line import VERBS
 from pipelines.draw_pairs import draw_pairs
 from pipelines.options import (
     FreezeOptions,
@@ -35,33 +35,18 @@ RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner
 """Runners by name; another one of Beam's is named by its import path."""
 
 
-@dataclass(frozen=True)
-class Verb:
-    """A verb by the tables that it makes and the options that it takes."""
+INPUT = (ReadOptions, FreezeOptions)
 
-    name: str
-    makes: tuple[str, ...]
-    options: tuple[type, ...]
-    help: str
+TAKES: dict[str, tuple[type, ...]] = {
+    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
+    "nouns": (*INPUT, NounOptions, RunOptions),
+    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions),
+    "match": (MatchOptions, FetchOptions, RunOptions),
+}
+"""The options of each verb; those that take an input find it frozen where --captions is not given."""
 
-
-VERBS = (
-    Verb(
-        "mine",
-        ("nouns", "masks", "pairs"),
-        (ReadOptions, FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
-        "Captions and images in, (masked region, noun) pairs out.",
-    ),
-    Verb("nouns", ("nouns",), (ReadOptions, FreezeOptions, NounOptions, RunOptions), "Captions in, NOUNS out."),
-    Verb(
-        "masks",
-        ("masks",),
-        (ReadOptions, FreezeOptions, MaskOptions, FetchOptions, RunOptions),
-        "Images in, MASKS out, to be reused with other captions.",
-    ),
-    Verb("match", ("pairs",), (MatchOptions, FetchOptions, RunOptions), "NOUNS and MASKS of a run in, PAIRS out."),
-)
-"""What this module's verbs are; the three that freeze take their input from --captions or find it frozen."""
+MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
+"""The tables that each verb makes."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,10 +55,9 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a file or a weight is not as wanted; no step has run yet.
     """
-    verb = next(verb for verb in VERBS if verb.name == argv[0])
-    options, beam_arguments = parse(verb, argv[1:])
+    options, beam_arguments = parse(argv)
     execute_plan = executor(options.run.runner, beam_arguments)
-    plan = plan_run(verb.makes, options)
+    plan = plan_run(MAKES[argv[0]], options)
     for line in stale_tables(plan):
         print(line, file=sys.stderr)
     plan.run.remove(SUCCESS_FILE)
@@ -97,16 +81,17 @@ def report_empty_stages(manifest: dict[str, Any]) -> int:
     return 1 if empty else 0
 
 
-def parse(verb: Verb, argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
-    """The verb's options and the arguments left for Beam.
+def parse(argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
+    """The options of the verb that `argv` begins with, and the arguments left for Beam.
 
     Raises:
         UserError: a value no run can work with, or an argument that nobody knows.
     """
-    parser = SentenceParser(f"ovseg {verb.name}", description=verb.help, allow_abbrev=False)
-    for group in verb.options:
+    verb, *arguments = argv
+    parser = SentenceParser(f"ovseg {verb}", description=VERBS[verb].help, allow_abbrev=False)
+    for group in TAKES[verb]:
         add_options(parser, group)
-    namespace, unknown = parser.parse_known_args(argv)
+    namespace, unknown = parser.parse_known_args(arguments)
     groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions)
     read = read_options(namespace, ReadOptions) if "captions" in namespace else None
     options = MineOptions(read, *(read_options(namespace, group) for group in groups))

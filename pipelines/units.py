@@ -57,13 +57,8 @@ def read_units(run: RunFolder) -> Units | None:
 
 
 def image_digest(image_id: str) -> int:
-    """The first 64 bits of sha256(image_id)."""
+    """The first 64 bits of sha256(image_id); modulo the count it is the image's unit where the cut is by hash."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
-
-
-def unit_of(image_id: str, count: int) -> int:
-    """The unit of an image in a run that is cut by hash."""
-    return image_digest(image_id) % count
 
 
 def unit_count(images: int, images_per_unit: int) -> int:

@@ -17,7 +17,7 @@ from pipelines.freeze_captions import (
 )
 from pipelines.options import FreezeOptions
 from pipelines.read_captions import BadRow, CaptionRow, ReadOptions
-from pipelines.units import drops_name, part_name, read_units, unit_of
+from pipelines.units import drops_name, image_digest, part_name, read_units
 from pipelines.write_tables import open_run_folder
 from schemas import UserError
 
@@ -107,7 +107,7 @@ def test_units_hold_exactly_the_images_of_their_hash(tmp_path, monkeypatch, imag
     seen = []
     for unit in range(count):
         ids = run.read_part(part_name("captions", unit))["image_id"].to_pylist()
-        assert {unit_of(image_id, count) for image_id in ids} <= {unit}
+        assert {image_digest(image_id) % count for image_id in ids} <= {unit}
         assert ids == sorted(ids)
         seen += ids
     assert sorted(seen) == sorted([f"{image}.jpg" for image in range(images)] * 2)

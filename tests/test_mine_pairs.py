@@ -156,13 +156,14 @@ def test_masks_that_exist_already_are_used(corpus, drawn, tmp_path):
     assert manifest_of(tmp_path / "run")["tables"]["masks"]["rows"] == 24
 
 
-def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(plain, corpus, tmp_path):
+@pytest.mark.parametrize(("table", "parts", "runner"), [("masks", 2, "FnApiRunner"), ("pairs", 1, "plain")])
+def test_kill_9_and_the_same_command_again_end_in_the_same_bytes(plain, corpus, tmp_path, table, parts, runner):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "pipelines", "mine", *corpus, "--output", str(run)]
+    command = [sys.executable, "-m", "pipelines", "mine", *corpus, "--output", str(run), "--runner", runner]
     # No source of __pycache__ or cwd may matter: the command runs elsewhere.
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(list(run.glob("masks/part-*"))) >= 2, process)
+    wait_for(lambda: len(list(run.glob(f"{table}/part-*"))) >= parts, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     survivors = {path: path.stat().st_mtime_ns for path in run.glob("*/part-*.parquet")}
@@ -202,8 +203,12 @@ def test_another_input_in_the_same_folder_is_refused(plain, corpus, drawn, capsy
         (["mine", "--output", "RUN", "--propose-missing"], "--propose-missing goes with --masks-from"),
         (["mine", "--output", "RUN", "--mask-option", "max_masks"], "--mask-option max_masks: wanted NAME=VALUE"),
         (["mine", "--output", "RUN", "--masks", "sma"], "sma"),
-        (["mine", "--output", "RUN", "--masks-from", "NONE"], "there is no run with a masks table"),
-        (["match", "--output", "RUN", "--clip", "ViT-B-32/random"], "holds no captions yet"),
+        (["mine", "--output", "RUN", "--masks-from", "NONE"], "there is no finished run with a masks table"),
+        (["match", "--output", "RUN", "--clip", "ViT-B-32/random"], "has no finished nouns table; run `ovseg nouns"),
+        (["mine", "--output", "RUN", "--runner", "plane"], "--runner plane: did you mean plain?"),
+        (["mine", "--output", "RUN", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+        (["nouns", "--captions", "NONE", "--output", "RUN"], "nothing matches"),
+        (["nouns", "--output", "/dev/null/run"], "/dev/null is no folder that can be written to"),
         (["dig"], "there is no such verb; wanted one of mine"),
         (["mien"], "did you mean mine?"),
     ],
@@ -218,6 +223,56 @@ def test_a_users_mistake_is_one_sentence(arguments, message, tmp_path, clip, cap
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lost_captions_part_is_made_again(plain, corpus, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    (run / "captions/part-00002.parquet").unlink()
+    assert main(["mine", *corpus, "--output", str(run), "--runner", "plain"]) == 0
+    assert files_of(run) == files_of(plain)
+
+
+def test_an_input_inside_the_run_is_refused_and_kept(tmp_path, capsys):
+    path = tmp_path / "captions" / "part-00000.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"image": "a.png", "caption": "a kite"}))
+    assert main(["nouns", "--nouns", "lexicon", "--captions", str(path), "--output", str(tmp_path)]) == 2
+    assert "lies in --output" in capsys.readouterr().err
+    assert path.exists()
+
+
+def test_nothing_builds_on_a_verb_that_was_stopped(plain, clip, tmp_path, capsys):
+    shutil.copytree(plain, tmp_path / "run")
+    (tmp_path / "run/_SUCCESS").unlink()
+    assert main(["match", "--clip", clip, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 2
+    assert "or again if it was stopped" in capsys.readouterr().err
+
+
+def test_pairs_of_other_nouns_do_not_stay_behind(plain, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    module = tmp_path / "halves.py"
+    module.write_text("from fakes import HalvesGenerator\n\n\ndef make():\n    return HalvesGenerator()\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert main(["masks", "--masks", "halves:make", "--output", str(run), "--runner", "plain"]) == 0
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "masks: made before with other generator" in capsys.readouterr().err
+    assert not list(run.glob("pairs/*"))
+    assert not (run / "examples.png").exists()
+    assert set(manifest_of(run)["tables"]) == {"captions", "nouns", "masks", "vocabulary", "drops"}
+    assert {part["path"] for part in manifest_of(run)["tables"]["drops"]["parts"]} == {
+        f"drops/{path.name}" for path in run.glob("drops/*.parquet")
+    }
+
+
+def test_a_stage_that_keeps_nothing_is_said(corpus, tmp_path, capsys):
+    wrong = [*corpus, "--images", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run"), "--runner", "plain"]
+    assert main(["mine", *wrong]) == 1
+    assert "propose_masks kept nothing (12 image_missing)" in capsys.readouterr().err
+    assert manifest_of(tmp_path / "run")["tables"]["pairs"]["rows"] == 0
 
 
 def test_match_wants_its_tables_first(plain, corpus, clip, tmp_path, capsys):
