@@ -33,6 +33,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 NAMES_PER_CALL = 256
 """Names embedded at once: the tokens of 256 names in 14 templates are 2 MB, those of a whole vocabulary hundreds."""
 
+MOST_REMEMBERED = 200_000
+"""Names whose vectors are kept, 400 MB at 512 dimensions; beyond, all are forgotten and embedded again when asked."""
+
 
 class TextEmbedder(Protocol):
     """What class embeddings need of a model."""
@@ -91,6 +94,8 @@ class ClassEmbeddings:
         A name's vector does not depend on which names are asked for together, nor on those asked for before.
         """
         with self._lock:
+            if len(self._vectors) > MOST_REMEMBERED:
+                self._vectors.clear()
             missing = [name for name in dict.fromkeys(names) if name not in self._vectors]
             for start in range(0, len(missing), NAMES_PER_CALL):
                 self._remember(missing[start : start + NAMES_PER_CALL])

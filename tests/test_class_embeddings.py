@@ -120,3 +120,14 @@ def test_threads_share_one_embedding_of_a_name():
     for thread in threads:
         thread.join()
     assert texts.calls == [["a photo of a cat.", "a photo of a dog."]]
+
+
+def test_memory_of_names_is_bounded(monkeypatch):
+    monkeypatch.setattr(class_embeddings, "MOST_REMEMBERED", 2)
+    texts = FakeTexts()
+    embeddings = ClassEmbeddings(texts, ("{}",))
+    first = embeddings.embed(["cat", "dog", "kite"])
+    assert np.array_equal(embeddings.embed(["kite"]), first[2:])
+    assert texts.calls == [["cat", "dog", "kite"], ["kite"]]
+    embeddings.embed(["kite"])
+    assert len(texts.calls) == 2
