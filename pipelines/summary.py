@@ -51,7 +51,7 @@ def table_lines(manifest: dict[str, Any]) -> Iterator[str]:
 
 def work_lines(timings: dict[str, Any]) -> Iterator[str]:
     """What this command made, and what was there already."""
-    stages = {stage: facts for stage, facts in timings["stages"].items() if stage != "read_captions"}
+    stages = {stage: timings["stages"][stage] for stage in STAGES[1:] if stage in timings["stages"]}
     parts = [f"{stage} {facts['parts_made']:,} (and {facts['parts_there']:,} there)" for stage, facts in stages.items()]
     yield f"parts made: {', '.join(parts)}"
 
