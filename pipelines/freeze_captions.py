@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -40,7 +39,7 @@ from pipelines.units import (
     unit_count,
     write_output,
 )
-from pipelines.write_tables import RunFolder
+from pipelines.write_tables import PART_NAME, RunFolder
 from schemas import CAPTIONS, UserError, conform_rows
 
 STAGE = "read_captions"
@@ -119,8 +118,8 @@ def remove_parts_beyond(run: RunFolder, count: int) -> None:
     """Removes CAPTIONS parts, and drops of any stage, that an unfinished freezing with more units left."""
     for folder in ("captions", "drops"):
         for name in run.names(folder):
-            number = re.fullmatch(r"part-(\d{5,})(-\w+)?\.parquet", name)
-            if number and int(number[1]) >= count:
+            part = PART_NAME.fullmatch(name)
+            if part and int(part[1]) >= count:
                 run.remove(f"{folder}/{name}")
 
 

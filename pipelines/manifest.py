@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions
-from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
+from pipelines.write_tables import EXAMPLES_FILE, PART_NAME, RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
 from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.run import RUN_FORMAT, check_run
+
+TABLES_IN_ORDER = list(TABLES)
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,16 @@ def finish_run(
     return manifest
 
 
-TABLES_IN_ORDER = list(TABLES)
-
-
 def remove_unlisted_pairs(run: RunFolder, stages: Collection[str]) -> None:
     """Removes PAIRS of a run whose nouns or masks were made anew without them: a glob must not find what is stale."""
     if "match_regions" in stages:
         return
-    for name in run.names("pairs"):
-        run.remove(f"pairs/{name}")
-    for name in run.names("drops"):
-        if name.endswith("-match_regions.parquet"):
-            run.remove(f"drops/{name}")
-    run.remove(EXAMPLES_FILE)
+    pairs = [name for name in run.names("pairs") if PART_NAME.fullmatch(name)]
+    drops = [name for name in run.names("drops") if (part := PART_NAME.fullmatch(name)) and part[2] == "match_regions"]
+    for name in [*(f"pairs/{name}" for name in pairs), *(f"drops/{name}" for name in drops)]:
+        run.remove(name)
+    if pairs:
+        run.remove(EXAMPLES_FILE)
 
 
 def stage_facts(facts: StageFacts, stage: str, stats: Iterable[PartStats]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ DEFAULT_ROWS_PER_GROUP = 65_536
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "memory"}
 """Protocols whose files appear whole, when their one PUT is complete."""
+
+PART_NAME = re.compile(r"part-(\d{5,})(?:-(\w+))?\.parquet")
+"""A part by its file name: unit, and for drops the stage. A run removes nothing of another name."""
+
+FRAGMENT_NAME = re.compile(rf"\.{PART_NAME.pattern}\.[0-9a-f]{{32}}")
+"""A part that is being written, or whose writer was killed."""
 
 UNITS_FILE = "units.json"
 RUN_FILE = "run.json"
@@ -151,10 +158,14 @@ class RunFolder:
         return pq.read_table(io.BytesIO(self.read(name)), columns=list(columns))
 
     def remove_fragments(self) -> None:
-        """Removes what killed writers left on a local disk: half-written parts and spilled records."""
-        for path in glob.glob(self.path("*/.*.*")) if self.is_local else ():
-            os.unlink(path)
-        for path in glob.glob(self.path(".spill-*")) if self.is_local else ():
+        """Removes what killed writers left on a local disk: half-written parts and spilled records, nothing else."""
+        if not self.is_local:
+            return
+        root = glob.escape(self.path())
+        for path in [path for table in TABLES for path in glob.glob(f"{root}/{table}/.part-*")]:
+            if FRAGMENT_NAME.fullmatch(os.path.basename(path)):
+                os.unlink(path)
+        for path in glob.glob(f"{root}/.spill-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def part_facts(self, name: str) -> PartFacts:

@@ -74,3 +74,14 @@ def test_clock_and_host_stand_in_timings_only(run):
     host = times["host"]["platform"]
     assert host not in json.dumps(run.read_json("run.json"))
     assert host in json.dumps(run.read_json("timings.json"))
+
+
+def test_files_of_the_user_beside_the_parts_are_left(run):
+    for name in ("pairs/part-00000.parquet", "pairs/mine.parquet", "drops/part-00000-match_regions.parquet"):
+        run.write(name, b"x")
+    finish_run(run, Units("hash", 2, 6, "abc", {}), STAGES, stats_of(run))
+    assert run.names("pairs") == ["mine.parquet"]
+    assert "part-00000-match_regions.parquet" not in run.names("drops")
+    run.write("examples.png", b"mine")
+    finish_run(run, Units("hash", 2, 6, "abc", {}), STAGES, stats_of(run))
+    assert run.has("examples.png")

@@ -103,3 +103,18 @@ def test_relative_paths_become_absolute_and_unknown_places_are_named(tmp_path, m
     assert open_run_folder("runs/a").url == str(tmp_path / "runs" / "a")
     with pytest.raises(UserError, match="--output nowhere://x: cannot open this place"):
         open_run_folder("nowhere://x")
+
+
+def test_only_fragments_of_killed_writers_are_removed(tmp_path):
+    run = open_run_folder(str(tmp_path / "odd [name]"))
+    run.write("masks/part-00000.parquet", b"x")
+    fragment = f"masks/.part-00001.parquet.{uuid.uuid4().hex}"
+    spilled = ".spill-abc/bucket-000.arrows"
+    others = ["masks/.part-of-mine", "src/.env.local", ".env.local", "masks/notes.txt"]
+    for name in (fragment, spilled, *others):
+        (tmp_path / "odd [name]" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "odd [name]" / name).write_bytes(b"x")
+    run.remove_fragments()
+    root = tmp_path / "odd [name]"
+    left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert left == {"masks/part-00000.parquet", *others}
