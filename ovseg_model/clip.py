@@ -8,6 +8,7 @@ T texts, C channels, H and W pixels, L tokens, D dimensions of the shared space.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 import importlib.util
@@ -32,6 +33,12 @@ RANDOM_TAG = "random"
 RANDOM_SEED = 0
 CHECKPOINT_TAG = "checkpoint"
 CONFIG_FILE = "open_clip_config.json"
+BPE_FILE = "bpe_merges.txt.gz"
+"""A tokenizer's own merges, beside the config file of a model that has another vocabulary than OpenAI's."""
+
+EMBEDDED = {"scenes": os.path.join(os.path.dirname(os.path.abspath(__file__)), "scenes_clip")}
+"""Models that ship with the project, by name: scenes is a small CLIP of the drawn world in datasets/scenes.py."""
+
 LOCAL_FOLDER = "local-dir:"
 """How open_clip marks an architecture that a folder's config file describes."""
 
@@ -75,7 +82,7 @@ class ClipWeights:
     """Whether every output must be marked as meaningless: random weights."""
 
     config_sha256: str | None = None
-    """Of open_clip_config.json, when that describes the model."""
+    """Of open_clip_config.json, and of the merges beside it, when those describe the model."""
 
     def fingerprint(self) -> dict[str, str]:
         """What decides the model's numbers, free of paths: equal ones are the same model."""
@@ -94,10 +101,11 @@ def resolve_clip(
 ) -> ClipWeights:
     """Finds the weights a name stands for and fetches them if need be, after saying what, how large and to where.
 
-    name: ARCHITECTURE/TAG of open_clip; ARCHITECTURE/random, seeded weights that mean nothing; or a checkpoint: a
-    .safetensors, .pt, .pth or .bin file, or a folder as open_clip saves it. architecture: of a checkpoint that has no
-    open_clip_config.json beside it; weights trained with QuickGELU, as OpenAI's and OVSeg's were, need the
-    architecture that ends in -quickgelu. cache_dir: where fetched weights are kept, by default the Hugging Face cache.
+    name: ARCHITECTURE/TAG of open_clip; ARCHITECTURE/random, seeded weights that mean nothing; one of EMBEDDED; or a
+    checkpoint: a .safetensors, .pt, .pth or .bin file, or a folder as open_clip saves it. architecture: of a
+    checkpoint that has no open_clip_config.json beside it; weights trained with QuickGELU, as OpenAI's and OVSeg's
+    were, need the architecture that ends in -quickgelu. cache_dir: where fetched weights are kept, by default the
+    Hugging Face cache.
 
     A checkpoint is opened once here, so that one that does not fit stops the run before it starts. Raises UserError
     for an unknown name, a checkpoint that cannot be read or does not fit, and weights that cannot be fetched.
@@ -105,7 +113,9 @@ def resolve_clip(
     import open_clip
 
     head, _, tag = name.rpartition("/")
-    if head in open_clip.list_models():
+    if name in EMBEDDED:
+        weights = dataclasses.replace(_checkpoint_weights(EMBEDDED[name], architecture), name=name)
+    elif head in open_clip.list_models():
         if architecture not in (None, head):
             raise UserError(
                 f"CLIP {name}: its architecture is {head}, but {architecture} was given as well; leave that away, "
@@ -238,7 +248,7 @@ def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
     elif os.path.isfile(config):
         _check_config(config)
         name, model = os.path.basename(path), LOCAL_FOLDER + os.path.dirname(file)
-        config_sha256 = file_sha256(config)
+        config_sha256 = _description_sha256(config)
     else:
         raise UserError(
             f"CLIP {path}: its architecture is not known; give it by --clip-architecture, as ViT-B-16 or "
@@ -246,6 +256,14 @@ def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
         )
     sha256, size_bytes = file_sha256(file), os.path.getsize(file)
     return ClipWeights(name, model, CHECKPOINT_TAG, file, sha256, size_bytes, False, config_sha256)
+
+
+def _description_sha256(config: str) -> str:
+    """Of a config file, and of the tokenizer's merges where they lie beside it: both decide the numbers."""
+    merges = os.path.join(os.path.dirname(config), BPE_FILE)
+    if not os.path.isfile(merges):
+        return file_sha256(config)
+    return hashlib.sha256(f"{file_sha256(config)} {file_sha256(merges)}".encode()).hexdigest()
 
 
 def _checkpoint_file(path: str) -> str:
@@ -457,11 +475,16 @@ def _misfit(error: Exception) -> str:
 
 
 def _tokenizer(weights: ClipWeights) -> Callable[[Sequence[str]], torch.Tensor]:
-    """The tokenizer of an architecture. Raises UserError when transformers cannot get at its files."""
+    """The tokenizer of an architecture, with its own merges if it has some.
+
+    Raises UserError when transformers cannot get at its files.
+    """
     import open_clip
 
+    merges = os.path.join(weights.architecture.removeprefix(LOCAL_FOLDER), BPE_FILE)
+    own = {"bpe_path": merges} if os.path.isfile(merges) else {}
     try:
-        return open_clip.get_tokenizer(weights.architecture)
+        return open_clip.get_tokenizer(weights.architecture, **own)
     except OSError as error:
         raise UserError(
             f"CLIP {weights.name}: its tokenizer is neither here nor within reach ({first_line(error)}); run "

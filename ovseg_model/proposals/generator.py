@@ -24,7 +24,7 @@ class ImageInput(NamedTuple):
 
     image_id: str
     image_uri: str
-    pixels_HW3: np.ndarray  # noqa: N815
+    pixels_HW3: np.ndarray
 
 
 class MaskProposals(NamedTuple):
