@@ -23,7 +23,8 @@ VERBS = {
     "nouns": Verb("pipelines.mine_pairs", "captions in, NOUNS out"),
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
-    "draw-examples": Verb("pipelines.draw_examples", "draw small captioned images to try the miner on"),
+    "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
+    "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -15,30 +15,62 @@ from ovseg_model.images import FetchedImage, FetchOptions, read_images
 TILE_PX = 240
 LABEL_PX = 22
 TINT_RGB = np.array([255, 60, 60])
+RIGHT_RGB, WRONG_RGB = (25, 130, 45), (190, 30, 30)
 
 
-def draw_pairs(rows: Sequence[dict[str, Any]], fetch: FetchOptions) -> bytes:
-    """A row of tiles as PNG, one for each PAIRS row whose image can still be read, in order."""
+class Verdict(NamedTuple):
+    """What is known to be true of a pair."""
+
+    right: bool
+    truth: str
+    """What a wrong pair's mask shows."""
+
+
+def draw_pairs(
+    rows: Sequence[dict[str, Any]],
+    fetch: FetchOptions,
+    verdicts: Sequence[Verdict] | None = None,
+    columns: int | None = None,
+) -> bytes:
+    """A sheet of tiles as PNG, one for each PAIRS row whose image can still be read, in order.
+
+    verdicts: one a row, where the truth is known. columns: tiles a line; all in one line by default.
+    """
     images = read_images([row["image_uri"] for row in rows], fetch)
+    known = verdicts or [None] * len(rows)
     tiles = [
-        draw_pair(image.pixels, row) for row, image in zip(rows, images, strict=True) if isinstance(image, FetchedImage)
+        draw_pair(image.pixels, row, verdict)
+        for row, image, verdict in zip(rows, images, known, strict=True)
+        if isinstance(image, FetchedImage)
     ]
-    sheet = Image.new("RGB", (TILE_PX * max(1, len(tiles)), TILE_PX + LABEL_PX), "white")
+    columns = max(1, min(columns or len(tiles), len(tiles)))
+    lines = max(1, -(-len(tiles) // columns))
+    sheet = Image.new("RGB", (TILE_PX * columns, (TILE_PX + LABEL_PX) * lines), "white")
     for index, tile in enumerate(tiles):
-        sheet.paste(tile, (index * TILE_PX, 0))
+        sheet.paste(tile, (index % columns * TILE_PX, index // columns * (TILE_PX + LABEL_PX)))
     png = io.BytesIO()
     sheet.save(png, "png")
     return png.getvalue()
 
 
-def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any]) -> Image.Image:
-    """One tile: the image (RGB uint8) scaled into a square, the mask tinted, noun and cosine below."""
+def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any], verdict: Verdict | None = None) -> Image.Image:
+    """One tile: the image (RGB uint8) scaled into a square, the mask tinted, noun and cosine below.
+
+    A verdict adds a frame, green or red, and says "right", or what the mask shows instead.
+    """
     tinted = tint(pixels_HW3, rle.decode_masks([row["mask"]])[0])
     picture = ImageOps.contain(Image.fromarray(tinted), (TILE_PX - 8, TILE_PX - 8))
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
-    tile.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
+    left, top = (TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2
     label = f"{row['noun']}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
-    ImageDraw.Draw(tile).text((4, TILE_PX), label, "black", ImageFont.load_default(15))
+    colour = (0, 0, 0)
+    if verdict:
+        colour = RIGHT_RGB if verdict.right else WRONG_RGB
+        label = f"{row['noun']}: " + ("right" if verdict.right else f"wrong, it shows {verdict.truth}")
+        frame = Image.new("RGB", (picture.width + 6, picture.height + 6), colour)
+        tile.paste(frame, (left - 3, top - 3))
+    tile.paste(picture, (left, top))
+    ImageDraw.Draw(tile).text((4, TILE_PX), label, colour, ImageFont.load_default(15))
     return tile
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
-from ovseg_model.clip import Clip
+from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.datasets.scene_nouns import CAPTIONS_ONLY, NAMES, STUFF, THINGS
 from ovseg_model.datasets.scenes import LEAST_VISIBLE, STYLES, Region, Scene, draw_scene, numbers, seen_in
 from ovseg_model.regions import RegionOptions, mask_boxes_xywh, region_batch
@@ -65,8 +65,20 @@ def check_scenes(
     )
 
 
+def report(clip_name: str, scenes: int, split: str, templates: str) -> str:
+    """Returns the results of a CLIP, by name, on scenes of both styles, as Markdown.
+
+    Raises UserError for a CLIP that cannot be found.
+    """
+    clip = load_clip(resolve_clip(clip_name))
+    results = [check_scenes(clip, scenes, style, split, templates) for style in STYLES]
+    return f"{table(results)}\n\n{STYLES[0]}, noun by noun:\n\n{table_of_nouns(results[0])}"
+
+
 def _drawn(split: str, scenes: int, style: str) -> Iterator[list[Scene]]:
-    for start in range(0, scenes, CHUNK):
+    from tqdm import tqdm
+
+    for start in tqdm(range(0, scenes, CHUNK), f"checking {style}", unit=f" x {CHUNK} scenes", disable=None):
         part = numbers(split, min(CHUNK, scenes - start), start)
         yield [draw_scene(number, SIZE_PX, style) for number in part]
 

@@ -5,10 +5,14 @@ five captions. The same number gives the same scene at every size and in both st
 H and W pixels, 3 colour channels in RGB order.
 
     python -m ovseg_model.datasets.scenes --check      the small CLIP that ships with the project, on held-out scenes
+
+The world is frozen: WORLD_SHA256 is of what version WORLD_VERSION draws, and no result is a reason to change it.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +27,9 @@ from ovseg_model.datasets.scene_things import SHAPES, Part
 
 WORLD_VERSION = 1
 """Raised whenever a number begins to give another scene; weights and results belong to one version."""
+
+WORLD_SHA256 = "7eea9a07e512d779b46032ba8c317c0fbc278487aa58ab5fd64807a9b83d38be"
+"""`world_sha256()` of this version."""
 
 VOID = 255
 """Label of clutter, which is no class."""
@@ -327,3 +334,36 @@ def seen_in(regions: Sequence[Region], total_px: int) -> list[Seen]:
     by_noun = {region.noun: region for region in reversed(shown)}
     counts = {noun: sum(region.noun == noun for region in shown) for noun in by_noun}
     return [Seen(noun, counts[noun], by_noun[noun].area_px / total_px, by_noun[noun].colour) for noun in by_noun]
+
+
+def world_sha256() -> str:
+    """Returns the sha256 of 16 scenes of each split in each style: pixels, labels, instances and captions."""
+    digest = hashlib.sha256()
+    for part in SPLITS.values():
+        for number, style in ((number, style) for number in part[:16] for style in STYLES):
+            scene = draw_scene(number, style=style)
+            for array in (scene.image_HW3, scene.labels_HW, scene.instances_HW):
+                digest.update(array.tobytes())
+            digest.update("\n".join(scene.captions).encode())
+    return digest.hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: `--check`. Returns 1 when this machine draws another world than the frozen one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", required=True, help="what a CLIP knows of held-out scenes")
+    parser.add_argument("--clip", default="scenes", help="the CLIP that is checked, as --clip of ovseg mine")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes of each style")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="part of the world")
+    parser.add_argument("--templates", default="vild", help="prompt templates, as --templates of ovseg mine")
+    arguments = parser.parse_args(argv)
+    from ovseg_model.datasets.scene_check import report
+
+    drawn = world_sha256()
+    print(f"world {WORLD_VERSION}, sha256 {drawn[:16]}: {'as frozen' if drawn == WORLD_SHA256 else 'NOT as frozen'}\n")
+    print(report(arguments.clip, arguments.scenes, arguments.split, arguments.templates))
+    return int(drawn != WORLD_SHA256)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

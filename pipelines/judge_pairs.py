@@ -1,0 +1,149 @@
+"""`ovseg judge`: PAIRS of drawn scenes against their truth, as a table and a picture.
+
+A pair is right when its noun means the class that covers most of its mask. Nouns that mean no class ("photo", "day")
+are counted apart: whatever mask such a noun gets, it is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.options import add_options, option, read_options
+from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from schemas import UserError
+
+PICTURE_FILE = "judged.png"
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The run that is judged, and its truth."""
+
+    output: str = option("", "run directory whose PAIRS are judged; judged.png is written there")
+    truth: str = option("", "folder that `ovseg draw-scenes` wrote the run's scenes to")
+
+
+class Judged(NamedTuple):
+    """A pair and what is true of it."""
+
+    row: dict[str, Any]
+    meant: str | None
+    """The class that the noun means; None when it means none."""
+
+    seen: str
+    """The class that covers most of the mask, or "clutter"."""
+
+    @property
+    def right(self) -> bool:
+        """Whether noun and mask agree."""
+        return self.meant == self.seen
+
+
+def main(argv: Sequence[str]) -> int:
+    """Judges, prints the table and writes the picture; `argv` begins with the verb.
+
+    Raises:
+        UserError: the run has no PAIRS, or the truth lacks one of its scenes.
+    """
+    parser = argparse.ArgumentParser("ovseg judge", description=__doc__, allow_abbrev=False)
+    add_options(parser, JudgeOptions)
+    options = read_options(parser.parse_args(argv[1:]), JudgeOptions)
+    for name in ("output", "truth"):
+        if not getattr(options, name):
+            raise UserError(f"--{name} is missing; give a folder")
+    run = open_run_folder(options.output)
+    judged = list(judge_run(run, Path(options.truth)))
+    print(precision_table(judged))
+    run.write(PICTURE_FILE, draw_judged(twelve_of(judged)))
+    print(f"\n{SHOWN} of them, taken by content hash, right and wrong: {run.path(PICTURE_FILE)}")
+    return 0
+
+
+def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
+    """Every pair of a finished run with its truth.
+
+    Raises:
+        UserError: the run is not finished or has no PAIRS, or a label map is missing.
+    """
+    if not run.has(SUCCESS_FILE):
+        raise UserError(f"{run.url}: there is no finished run; mine it first with ovseg mine --output {run.url}")
+    tables = run.read_json(RUN_FILE)["tables"]
+    if "pairs" not in tables:
+        raise UserError(f"{run.url}: the run has no PAIRS; make them with ovseg match --output {run.url}")
+    for part in tables["pairs"]["parts"]:
+        for row in run.read_part(part["path"]).to_pylist():
+            yield judge(row, read_labels(truth, row["image_id"]))
+
+
+def read_labels(truth: Path, image_id: str) -> np.ndarray:
+    """The label map of a scene, uint8 (H, W).
+
+    Raises:
+        UserError: it is not there.
+    """
+    from PIL import Image
+
+    from ovseg_model.datasets.scene_files import LABELS, file_name
+
+    path = truth / LABELS / (file_name(int(image_id)) if image_id.isdigit() else f"{image_id}.png")
+    if not path.is_file():
+        raise UserError(
+            f"--truth {truth}: has no {path.name} under {LABELS}; give the folder that the run's scenes are in"
+        )
+    return np.asarray(Image.open(path))
+
+
+def judge(row: dict[str, Any], labels_HW: np.ndarray) -> Judged:
+    """A PAIRS row with what its mask covers most of; labels_HW: uint8, of the image's size."""
+    from ovseg_model.datasets.scene_nouns import NAMES, class_of
+    from ovseg_model.rle import decode_masks
+
+    mask_HW = decode_masks([row["mask"]])[0]
+    label = int(np.bincount(labels_HW[mask_HW]).argmax())
+    return Judged(row, class_of(row["noun"]), NAMES[label] if label < len(NAMES) else "clutter")
+
+
+def precision_table(judged: Sequence[Judged]) -> str:
+    """The share of right pairs, by what their nouns mean."""
+    from ovseg_model.datasets.scene_nouns import CAPTIONS_ONLY, STUFF, THINGS
+
+    named = [each for each in judged if each.meant]
+    groups = {
+        "nouns of things": [each for each in named if each.meant in THINGS],
+        "nouns of stuff": [each for each in named if each.meant in STUFF],
+        "of these, only captions name": [each for each in named if each.meant in CAPTIONS_ONLY],
+        "nouns of things or stuff": named,
+        "nouns of nothing visible": [each for each in judged if not each.meant],
+        "all": judged,
+    }
+    lines = [f"{'pairs of':<30}{'pairs':>8}{'right':>8}{'precision':>11}"]
+    for name, members in groups.items():
+        right = sum(each.right for each in members)
+        share = f"{right / len(members):.3f}" if members else "-"
+        lines.append(f"{name:<30}{len(members):>8,}{right:>8,}{share:>11}")
+    return "\n".join(lines)
+
+
+def twelve_of(judged: Sequence[Judged]) -> list[Judged]:
+    """Pairs of different images whose nouns mean a class, those with the smallest content hashes: nobody's choice."""
+    chosen: dict[str, Judged] = {}
+    for each in sorted(judged, key=lambda each: each.row["pair_id"]):
+        if each.meant:
+            chosen.setdefault(each.row["image_id"], each)
+    return list(chosen.values())[:SHOWN]
+
+
+def draw_judged(judged: Sequence[Judged]) -> bytes:
+    """A sheet of tiles as PNG, four a line: image with tinted mask, noun, and whether it is right."""
+    from ovseg_model.images import FetchOptions
+    from pipelines.draw_pairs import Verdict, draw_pairs
+
+    verdicts = [Verdict(each.right, "" if each.right else each.seen) for each in judged]
+    return draw_pairs([each.row for each in judged], FetchOptions(), verdicts, columns=4)
