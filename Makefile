@@ -31,11 +31,11 @@ format: setup ## let ruff rewrite what it can
 test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
 	$(BIN)/python -m pytest
 
-demo: setup ## mine drawn images with random CLIP weights: shows the plumbing, needs no download
-	$(BIN)/ovseg draw-examples --output $(DEMO)/examples --images 24
-	$(BIN)/ovseg mine --captions $(DEMO)/examples/captions.json --images $(DEMO)/examples/images \
-	    --images-per-unit 8 --nouns lexicon --clip ViT-B-32/random \
-	    --masks felzenszwalb --mask-option sigma_px=0 min_area_fraction=0.01 --output $(DEMO)/run
+demo: setup ## draw 200 scenes, mine them with the CLIP that ships with the project, judge the pairs by the truth
+	$(BIN)/ovseg draw-scenes --output $(DEMO)/scenes --scenes 200
+	$(BIN)/ovseg mine --captions $(DEMO)/scenes/captions.json --images $(DEMO)/scenes/images --output $(DEMO)/run \
+	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.01 --clip scenes
+	$(BIN)/ovseg judge --output $(DEMO)/run --truth $(DEMO)/scenes
 
 bench: setup ## time and memory against corpus size; writes tables to docs/
 	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md

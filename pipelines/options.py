@@ -59,8 +59,9 @@ class MatchOptions:
     """How nouns are matched to masked regions."""
 
     clip: str = option(
-        "ViT-B-16/openai",
-        "CLIP that matches: ARCHITECTURE/TAG of open_clip, a checkpoint path, or ARCHITECTURE/random for plumbing",
+        "scenes",
+        "CLIP that matches: ARCHITECTURE/TAG of open_clip (ViT-B-16/openai), a checkpoint path, scenes (ships with the "
+        "project and knows drawn scenes only), or ARCHITECTURE/random for plumbing",
     )
     clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")

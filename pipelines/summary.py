@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ovseg_model.clip import EMBEDDED
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
@@ -18,6 +19,11 @@ KEPT_AS = {
 }
 """What kept means at each stage."""
 
+ONLY_SCENES = (
+    "SCENES: the CLIP that matched ships with the project and knows the drawn world of `ovseg draw-scenes` only; for\n"
+    "photographs give --clip ViT-B-16/openai, another of open_clip's, or a checkpoint."
+)
+
 EXAMPLES = 5
 
 
@@ -28,6 +34,8 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
         lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
+    if any(weight["name"] in EMBEDDED for weight in manifest["weights"]):
+        lines += ["", ONLY_SCENES]
     return "\n".join([*lines, "", f"run: {run.url}"])
 
 

@@ -9,6 +9,7 @@ classes.json              name, kind (stuff or thing) and labelled (whether fixe
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ovseg_model.datasets.scene_nouns import COLOURS, NOUNS
+from ovseg_model.datasets.scene_nouns import NOUNS
 from ovseg_model.datasets.scenes import Scene
 
 CAPTIONS_FILE, CLASSES_FILE = "captions.json", "classes.json"
@@ -56,12 +57,11 @@ def _write_pictures(folder: Path, scene: Scene) -> None:
 
 
 def palette() -> np.ndarray:
-    """Returns a colour for each label, uint8 (256, 3): a class's usual colour, told apart by its number; void white."""
+    """Returns a colour for each label, uint8 (256, 3): hues a golden angle apart, void white."""
     colours = np.full((256, 3), 255, np.uint8)
-    for label, noun in enumerate(NOUNS):
-        shift = 24 * (label % 5) - 48
-        shifts = np.array([shift, -shift, shift // 2])
-        colours[label] = np.clip(COLOURS[noun.colours[0]] + shifts, 0, 254)
+    for label in range(len(NOUNS)):
+        hue, value = label * 0.618034 % 1, (0.95, 0.7, 0.5)[label % 3]
+        colours[label] = [round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.65, value)]
     return colours
 
 

@@ -24,6 +24,7 @@ from ovseg_model.datasets.scene_captions import Seen, write_captions
 from ovseg_model.datasets.scene_nouns import COLOURS, NAMES, NOUNS, RGB, STUFF, THINGS
 from ovseg_model.datasets.scene_textures import VARIANTS, tile_of
 from ovseg_model.datasets.scene_things import SHAPES, Part
+from schemas.errors import UserError
 
 WORLD_VERSION = 1
 """Raised whenever a number begins to give another scene; weights and results belong to one version."""
@@ -165,10 +166,10 @@ class _Canvas:
 
 
 def numbers(split: str, count: int, start: int = 0) -> range:
-    """Returns `count` scene numbers of a split, from its `start`-th on. Raises ValueError beyond its end."""
+    """Returns `count` scene numbers of a split, from its `start`-th on. Raises UserError beyond its end."""
     part = SPLITS[split][start : start + count]
     if len(part) < count:
-        raise ValueError(f"scenes: {split} has {len(SPLITS[split]):,} numbers, {start + count:,} were asked for")
+        raise UserError(f"scenes: {split} has {len(SPLITS[split]):,} numbers, {start + count:,} were asked for")
     return part
 
 
