@@ -82,7 +82,7 @@ def test_a_batch_is_the_scenes_of_its_step(tmp_path):
     first, again, next_ = batches[0], batches[0], batches[1]
     assert first.images_B3SS.shape == (4, 3, 64, 64)
     assert first.images_B3SS.dtype == torch.uint8
-    assert len(first.tokens_TL) == 8
+    assert len(first.tokens_TL) == 20
     assert (first.tokens_TL > 0)[:, -1].any()
     assert torch.equal(first.images_B3SS, again.images_B3SS)
     assert torch.equal(first.tokens_TL, again.tokens_TL)

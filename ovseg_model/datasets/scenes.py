@@ -29,7 +29,7 @@ from schemas.errors import UserError
 WORLD_VERSION = 1
 """Raised whenever a number begins to give another scene; weights and results belong to one version."""
 
-WORLD_SHA256 = "7eea9a07e512d779b46032ba8c317c0fbc278487aa58ab5fd64807a9b83d38be"
+WORLD_SHA256 = "027eeb3c9171b1a91d8350505c047063279a893310e1a6dba1f6c566d33496e9"
 """`world_sha256()` of this version."""
 
 VOID = 255
@@ -44,16 +44,16 @@ STYLES = ("painted", "ink")
 SIZE_PX = 64
 """Side at which the small CLIP sees a scene."""
 
-VIEWS = {"close": 0.15, "single": 0.3, "several": 0.45, "stuff": 0.1}
-"""Kinds of scene and their shares: one thing that fills the picture, one thing, two to four things, none."""
+VIEWS = {"close": 0.2, "single": 0.35, "several": 0.35, "stuff": 0.1}
+"""Kinds of scene and their shares: one thing that fills the picture, one thing, two or three things, none."""
 
-SIDES = {"close": (0.66, 0.95), "single": (0.42, 0.7), "several": (0.28, 0.5)}
+SIDES = {"close": (0.7, 0.95), "single": (0.5, 0.75), "several": (0.36, 0.56)}
 """Side of a thing's square over the scene's, by view."""
 
 OVERSAMPLE = 2
 """Scenes are painted this much larger and averaged down, so that edges are smooth."""
 
-LEAST_VISIBLE = 0.012
+LEAST_VISIBLE = 0.025
 """Share of the image from which on captions may mention a class."""
 
 HABIT = 0.75
@@ -229,7 +229,7 @@ def _paint_things(canvas: _Canvas, view: str, layout: random.Random, first: int)
     """Paints a view's things, later ones over earlier ones; returns noun and colour of each."""
     if view == "stuff":
         return []
-    count = layout.randint(2, 4) if view == "several" else 1
+    count = layout.randint(2, 3) if view == "several" else 1
     painted, centres = [], []
     name = layout.choice(THINGS)
     for index in range(count):
@@ -245,9 +245,9 @@ def _paint_things(canvas: _Canvas, view: str, layout: random.Random, first: int)
 
 
 def _place(side: float, taken: Sequence[tuple[float, float]], layout: random.Random) -> tuple[float, float]:
-    """A centre, as shares of the scene: the farthest from those taken, of three tries; edges may cut a thing a bit."""
+    """A centre, as shares of the scene: the farthest from those taken, of five tries; edges may cut a thing a bit."""
     margin = min(0.5, 0.42 * side)
-    tries = [(layout.uniform(margin, 1 - margin), layout.uniform(margin, 1 - margin)) for _ in range(3)]
+    tries = [(layout.uniform(margin, 1 - margin), layout.uniform(margin, 1 - margin)) for _ in range(5)]
     return max(tries, key=lambda at: min((np.hypot(at[0] - x, at[1] - y) for x, y in taken), default=0))
 
 
