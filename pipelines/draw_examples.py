@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.options import add_options, option, read_options, require_at_least
+from pipelines.write_tables import writing
 from schemas import UserError
 from schemas.examples import draw_examples
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     """Draws and says what to do next; `argv` begins with the verb.
 
     Raises:
-        UserError: a value is not as wanted.
+        UserError: a value is not as wanted, or the folder cannot be written to.
     """
     parser = argparse.ArgumentParser("ovseg draw-examples", description=__doc__, allow_abbrev=False)
     add_options(parser, DrawOptions)
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--output is missing; give a folder")
     require_at_least("images", options.images, 1)
     require_at_least("size_px", options.size_px, 32)
-    folder = draw_examples(options.output, options.images, options.seed, options.size_px)
+    with writing(options.output):
+        folder = draw_examples(options.output, options.images, options.seed, options.size_px)
     print(f"{options.images} images with 5 captions each in {folder}")
     return 0
