@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.terminal import printable, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
@@ -20,6 +21,10 @@ KEPT_AS = {
 
 EXAMPLES = 5
 
+NOUN_CHARS = 40
+ROW_CHARS = 200
+"""What a line shows of a noun, and of an image and its caption; a caption may be pages long."""
+
 
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
@@ -28,7 +33,7 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
         lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
-    return "\n".join([*lines, "", f"run: {run.url}"])
+    return "\n".join(map(printable, [*lines, "", f"run: {run.url}"]))
 
 
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
@@ -72,4 +77,5 @@ def example_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{'noun':<18}{'cosine':>7}{'prob':>6}{'noun_rank':>10}{'area_px':>9}  {'box_xywh_px':<22}image_id: caption"
     for row in rows:
         scores = f"{row['cosine']:>7.3f}{row['probability']:>6.2f}{row['noun_rank']:>10}{row['area_px']:>9,}"
-        yield f"{row['noun']:<18}{scores}  {row['box_xywh_px']!s:<22}{row['image_id']}: {row['caption']}"
+        about = shortened(f"{row['image_id']}: {row['caption']}", ROW_CHARS)
+        yield f"{shortened(row['noun'], NOUN_CHARS):<18}{scores}  {row['box_xywh_px']!s:<22}{about}"
