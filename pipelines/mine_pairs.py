@@ -121,6 +121,8 @@ def check_options(options: MineOptions) -> None:
         close = get_close_matches(options.run.runner, RUNNERS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"--runner {options.run.runner}: {hint}wanted one of {', '.join(RUNNERS)}")
+    if options.read:
+        require_at_least("max_caption_chars", options.read.max_caption_chars, 1)
     require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
     require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
     require_at_least("region_batch", options.match.region_batch, 1)
