@@ -52,3 +52,8 @@ def test_drawing_examples(tmp_path, capsys):
     assert len(list((tmp_path / "images").iterdir())) == 2
     assert main(["draw-examples"]) == 2
     assert main(["draw-examples", "--output", str(tmp_path), "--images", "0"]) == 2
+
+
+def test_examples_that_cannot_be_written_are_one_sentence(capsys):
+    assert main(["draw-examples", "--output", "/dev/null/x", "--images", "1"]) == 2
+    assert capsys.readouterr().err.startswith("ovseg draw-examples: /dev/null/x cannot be written: Not a directory; ")
