@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, read_images
-from pipelines.terminal import printable, shortened
+from pipelines.terminal import escaped, shortened
 
 TILE_PX = 240
 LABEL_PX = 22
@@ -40,7 +40,7 @@ def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any]) -> Image.Image:
     picture = ImageOps.contain(Image.fromarray(tinted), (TILE_PX - 8, TILE_PX - 8))
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
     tile.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
-    noun = shortened(printable(row["noun"]), LABEL_CHARS)
+    noun = shortened(escaped(row["noun"]), LABEL_CHARS)
     label = f"{noun}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
     ImageDraw.Draw(tile).text((4, TILE_PX), label, "black", ImageFont.load_default(15))
     return tile

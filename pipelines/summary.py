@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.terminal import printable, shortened
+from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
@@ -33,7 +33,7 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
         lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
-    return "\n".join(map(printable, [*lines, "", f"run: {run.url}"]))
+    return "\n".join(map(escaped, [*lines, "", f"run: {run.url}"]))
 
 
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     r"""The text on one line, with escapes for what would move the cursor, colour, or turn the reading direction.
 
     Everything but printable characters and spaces is escaped as Python's repr does: `\n`, `\x1b`, `\u202e`.

@@ -19,5 +19,5 @@ class UserError(Exception):
 def unwritable(place: str, error: OSError) -> UserError:
     """The sentence about a place that cannot be written to: what, why, what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-    move = "free space there" if error.errno in FULL else "see to it that it can be"
+    move = "free space there" if error.errno in FULL else "mend that"
     return UserError(f"{place} cannot be written: {reason}; {move} and give the same command again, which goes on")

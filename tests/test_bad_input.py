@@ -777,7 +777,7 @@ OUTPUTS = [
     (
         "--output holds a file of a table's name",
         taken_table,
-        "cannot be written: File exists; see to it that it can be",
+        "cannot be written: File exists; mend that",
     ),
 ]
 
@@ -842,7 +842,7 @@ RECORDS = dropped(
 SENTENCES = {row[0]: row[-1] for row in [*TABLES, *OUTPUTS]}
 OTHERS = {
     "disk full, or quota used up": FULL,
-    "file system that takes no new folder, or is read-only": "; see to it that it can be and give the same command",
+    "file system that takes no new folder, or is read-only": "; mend that and give the same command",
     "--output holds other files": "kept where they are",
 }
 

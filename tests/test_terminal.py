@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.terminal import printable, shortened
+from pipelines.terminal import escaped, shortened
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ from pipelines.terminal import printable, shortened
         ('it\'s "quoted" \\', 'it\'s "quoted" \\'),
     ],
 )
-def test_printable(text, wanted):
-    assert printable(text) == wanted
+def test_escaped(text, wanted):
+    assert escaped(text) == wanted
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("kite", "kite"), ("kites", "kit…"), ("", "")])

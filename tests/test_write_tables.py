@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_neither_file_nor_fragment(tmp_path, monkeypatch):
     run = open_run_folder(str(tmp_path))
     run.write("a.txt", b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk gone")))
-    with pytest.raises(UserError, match=r"a\.txt cannot be written: disk gone; see to it that it can be and give"):
+    with pytest.raises(UserError, match=r"a\.txt cannot be written: disk gone; mend that and give"):
         run.write("a.txt", b"new")
     assert os.listdir(tmp_path) == ["a.txt"]
     assert run.read("a.txt") == b"old"
