@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -182,6 +183,8 @@ def decode_image(data: bytes, options: FetchOptions) -> np.ndarray:
         ImageError: image_unreadable (no image, cut short, or 32-bit pixels) or image_too_large.
     """
     _allow_px(options.max_image_px)
+    # Pillow warns of what it then reads or refuses: the image is kept, or its drop says why.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(data), formats=_readable_formats()) as image:
             _check_size(image, options)
@@ -189,8 +192,8 @@ def decode_image(data: bytes, options: FetchOptions) -> np.ndarray:
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except (ImageError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("image_too_large", str(error)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", f"{_wanted_px(options)}: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError("image_unreadable", f"{len(data)} bytes that are no image that Pillow reads") from error
     except Exception as error:  # decoders raise whatever the bytes provoke
@@ -212,8 +215,11 @@ def _allow_px(max_image_px: int) -> None:
 
 def _check_size(image: Image.Image, options: FetchOptions) -> None:
     if image.width * image.height > options.max_image_px:
-        wanted = f"wanted at most {options.max_image_px} pixels (--max-image-px)"
-        raise ImageError("image_too_large", f"{wanted}, got {image.width} × {image.height}")
+        raise ImageError("image_too_large", f"{_wanted_px(options)}, got {image.width} × {image.height}")
+
+
+def _wanted_px(options: FetchOptions) -> str:
+    return f"wanted at most {options.max_image_px} pixels (--max-image-px)"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from pipelines.terminal import escaped
 from schemas.errors import UserError
 
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return verb_main(arguments[0])(arguments)
     except UserError as error:
-        print(f"ovseg {arguments[0]}: {error}", file=sys.stderr)
+        print(escaped(f"ovseg {arguments[0]}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"ovseg {arguments[0]}: stopped; the same command goes on where it was", file=sys.stderr)

@@ -11,9 +11,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, read_images
+from pipelines.terminal import escaped, shortened
 
 TILE_PX = 240
 LABEL_PX = 22
+LABEL_CHARS = 40
+"""What a tile has room for; Pillow would draw a noun of any length, line by line."""
 TINT_RGB = np.array([255, 60, 60])
 RIGHT_RGB, WRONG_RGB = (25, 130, 45), (190, 30, 30)
 
@@ -62,11 +65,12 @@ def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any], verdict: Verdict | No
     picture = ImageOps.contain(Image.fromarray(tinted), (TILE_PX - 8, TILE_PX - 8))
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
     left, top = (TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2
-    label = f"{row['noun']}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
+    noun = shortened(escaped(row["noun"]), LABEL_CHARS)
+    label = f"{noun}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
     colour = (0, 0, 0)
     if verdict:
         colour = RIGHT_RGB if verdict.right else WRONG_RGB
-        label = f"{row['noun']}: " + ("right" if verdict.right else f"wrong, it shows {verdict.truth}")
+        label = f"{noun}: " + ("right" if verdict.right else f"wrong, it shows {verdict.truth}")
         frame = Image.new("RGB", (picture.width + 6, picture.height + 6), colour)
         tile.paste(frame, (left - 3, top - 3))
     tile.paste(picture, (left, top))

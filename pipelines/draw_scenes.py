@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.options import add_options, option, read_options, require_at_least
+from pipelines.write_tables import writing
 from schemas import UserError
 
 SPLITS, STYLES = ("train", "val", "test"), ("painted", "ink")
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """Draws and says what to do next; `argv` begins with the verb.
 
     Raises:
-        UserError: a value is not as wanted.
+        UserError: a value is not as wanted, or the folder cannot be written to.
     """
     parser = argparse.ArgumentParser("ovseg draw-scenes", description=__doc__, allow_abbrev=False)
     add_options(parser, DrawOptions)
@@ -39,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     require_at_least("scenes", options.scenes, 1)
     require_at_least("start", options.start, 0)
     require_at_least("size_px", options.size_px, 32)
-    count = draw(options)
+    with writing(options.output):
+        count = draw(options)
     print(f"{count:,} scenes with 5 captions each in {options.output}")
     return 0
 

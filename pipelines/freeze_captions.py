@@ -78,7 +78,7 @@ def freeze_captions(run: RunFolder, read: ReadOptions, freeze: FreezeOptions) ->
     files = input_files(read)
     refuse_input_inside(run, files)
     frozen, stamps = read_units(run), input_stamps(files, read, freeze)
-    is_known = bool(stamps) and run.has(STAMPS_FILE) and run.read_json(STAMPS_FILE) == stamps
+    is_known = bool(stamps) and known_stamps(run) == stamps
     if frozen and is_known and has_all_parts(run, frozen.count):
         return frozen
     if frozen:
@@ -138,6 +138,14 @@ def input_stamps(files: Sequence[InputFile], read: ReadOptions, freeze: FreezeOp
     facts = [[file.uri, file.size_bytes, file.modified] for file in files]
     limit = freeze.captions_per_image
     return json.loads(json.dumps({"files": facts, "read": asdict(read), "captions_per_image": limit}))
+
+
+def known_stamps(run: RunFolder) -> Any:
+    """The stamps of the input that was frozen; None where there are none, or none that can be read."""
+    try:
+        return run.read_json(STAMPS_FILE)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def freeze_rows(rows: list[dict[str, Any]], captions_per_image: int) -> StepOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -120,6 +121,8 @@ def check_options(options: MineOptions) -> None:
         close = get_close_matches(options.run.runner, RUNNERS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(f"--runner {options.run.runner}: {hint}wanted one of {', '.join(RUNNERS)}")
+    if options.read:
+        require_at_least("max_caption_chars", options.read.max_caption_chars, 1)
     require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
     require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
     require_at_least("region_batch", options.match.region_batch, 1)
@@ -167,22 +170,45 @@ def executor(runner: str, beam_arguments: Sequence[str]) -> Callable[[Plan], Any
 
 
 def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
-    """Runs a plan as a Beam pipeline and waits for its end."""
+    """Runs a plan as a Beam pipeline and waits for its end.
+
+    Raises:
+        UserError: a worker raised one.
+    """
     quiet_start_up()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipelines.transforms import define_pipeline
 
-    with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
-        define_pipeline(root, plan)
+    try:
+        with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
+            define_pipeline(root, plan)
+    except Exception as error:
+        sentence = sentence_of_worker(f"{type(error).__name__}: {error}")
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def sentence_of_worker(text: str) -> str | None:
+    """The sentence of a worker's UserError in what Beam raises: Beam adds its step, or makes a traceback a text."""
+    names = "|".join(each.__name__ for each in (UserError, *UserError.__subclasses__()))
+    found = re.search(rf"\b(?:{names}): (.*?)(?: \[while running '.*)?$", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def quiet_start_up() -> None:
-    """Keeps Beam's notes about its own start-up from burying the progress."""
+    """Keeps Beam's notes about its own start-up, and its tracebacks of a user's mistake, from burying what matters."""
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    logging.getLogger("apache_beam.runners.common").addFilter(is_no_users_mistake)
     # Said by Beam itself, on the root logger, wherever Google Cloud's optional clients are not installed.
     logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+
+
+def is_no_users_mistake(record: logging.LogRecord) -> bool:
+    """A filter of log lines: a UserError is said once, at the end, without its traceback."""
+    return not isinstance(record.msg, UserError)
 
 
 def labels_to_make(plan: Plan) -> dict[str, str]:

@@ -17,9 +17,9 @@ from pipelines.match_regions import MatchRegions
 from pipelines.options import FreezeOptions, MaskOptions, MatchOptions, NounOptions, RunOptions
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
-from pipelines.units import Step, StoredTable, Units, read_units
-from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
-from schemas import UserError
+from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
+from pipelines.write_tables import PART_NAME, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from schemas import TABLES, UserError
 from schemas.run import check_run
 
 STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
@@ -74,6 +74,7 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
         UserError: an option, a file or a weight is not as wanted.
     """
     run = open_run_folder(options.run.output)
+    refuse_foreign_files(run)
     if options.read:
         input_files(options.read)  # a typo must not cost a download of weights first
     stored = stored_tables(run, tables)
@@ -84,6 +85,37 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
     stages = {READ_STAGE: StageFacts("captions", units.options, {"input_sha256": units.input_sha256})}
     stages |= {STAGES[table]: planned[table][1] for table in READS if table in planned}
     return Plan(run, units, frozen_captions(run), **{name: step for name, (step, _) in planned.items()}, stages=stages)
+
+
+def refuse_foreign_files(run: RunFolder) -> None:
+    """Refuses a folder in which a file of somebody else's has the name of one of ours: it would be written over.
+
+    Files of other names may lie there; a run neither reads nor removes them.
+
+    Raises:
+        UserError: naming the file.
+    """
+    is_frozen = read_units(run) is not None
+    read_manifest(run)
+    for table in () if is_frozen else TABLES:
+        parts = (f"{table}/{name}" for name in run.names(table) if PART_NAME.fullmatch(name))
+        first = next(parts, None)
+        if first and not run.read_footer(first):
+            raise UserError(foreign_file(run, first))
+
+
+def read_manifest(run: RunFolder) -> dict[str, Any] | None:
+    """run.json, or None where there is none.
+
+    Raises:
+        UserError: the file is none of ours.
+    """
+    if not run.has(RUN_FILE):
+        return None
+    try:
+        return check_run(run.read_json(RUN_FILE))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(foreign_file(run, RUN_FILE)) from error
 
 
 def plan_units(run: RunFolder, options: MineOptions) -> Units:
@@ -114,18 +146,17 @@ def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
 
     A verb that was stopped may have made some parts anew: until it has finished, nothing that it left is listed.
     """
-    if not (run.has(RUN_FILE) and run.has(SUCCESS_FILE)):
+    manifest = read_manifest(run)
+    if manifest is None or not run.has(SUCCESS_FILE):
         return {}
-    manifest = check_run(run.read_json(RUN_FILE))
     names = [table for table in READS if table in manifest["tables"] and not {table, *READS[table]} & set(made)]
     return {table: (StoredTable(run, STAGES[table], table), stored_facts(manifest, STAGES[table])) for table in names}
 
 
 def stale_tables(plan: Plan) -> list[str]:
     """A sentence for each table of the last run.json that other options or versions will make anew."""
-    if not plan.run.has(RUN_FILE):
-        return []
-    stages = check_run(plan.run.read_json(RUN_FILE))["stages"]
+    manifest = read_manifest(plan.run)
+    stages = manifest["stages"] if manifest else {}
     return [
         f"{step.table}: made before with other {', '.join(changed)}; stale parts are made again"
         for step in plan.steps

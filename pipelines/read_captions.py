@@ -15,7 +15,7 @@ from pipelines.caption_formats.input_files import InputFile, list_inputs
 from pipelines.caption_formats.jsonl import read_jsonl
 from pipelines.caption_formats.parquet import read_parquet
 from pipelines.caption_formats.read_options import ReadOptions
-from pipelines.caption_formats.rows import BadRow, CaptionRow
+from pipelines.caption_formats.rows import BadRow, CaptionRow, RowError, shown
 from pipelines.caption_formats.tar_shards import read_tar
 
 __all__ = [
@@ -56,7 +56,8 @@ def read_rows(files: Iterable[InputFile], options: ReadOptions) -> Iterator[Capt
         UserError: a file cannot be read, or lacks a column.
     """
     for file in files:
-        yield from READERS[file.captions_format](file, options)
+        for row in READERS[file.captions_format](file, options):
+            yield bounded(row, options.max_caption_chars)
 
 
 def read_shard(shard: InputFile, options: ReadOptions) -> Iterator[CaptionRow | BadRow]:
@@ -65,4 +66,13 @@ def read_shard(shard: InputFile, options: ReadOptions) -> Iterator[CaptionRow | 
     Raises:
         UserError: it is no uncompressed tar file.
     """
-    return read_tar(shard, options)
+    for row in read_tar(shard, options):
+        yield bounded(row, options.max_caption_chars)
+
+
+def bounded(row: CaptionRow | BadRow, most_chars: int) -> CaptionRow | BadRow:
+    """The row, or why it is dropped when its caption has more than `most_chars` characters."""
+    if isinstance(row, BadRow) or len(row.caption) <= most_chars:
+        return row
+    detail = f"wanted at most {most_chars} characters (--max-caption-chars), got {len(row.caption)}"
+    return RowError("caption_too_long", f"{detail}: {shown(row.caption)}").row(f"{row.image_id}#{row.order}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipelines.write_tables import writing
 
 BUCKETS = 256
 """Bucket files; a power of two, so that buckets and units nest."""
@@ -33,10 +36,11 @@ class Spill:
         self._parent = parent
 
     def __enter__(self) -> Spill:
-        """Opens the folder."""
-        if self._parent:
-            os.makedirs(self._parent, exist_ok=True)
-        self._folder = tempfile.mkdtemp(prefix=".spill-", dir=self._parent)
+        """Opens the folder; raises UserError where none can be made."""
+        with writing(self._parent or tempfile.gettempdir()):
+            if self._parent:
+                os.makedirs(self._parent, exist_ok=True)
+            self._folder = tempfile.mkdtemp(prefix=".spill-", dir=self._parent)
         return self
 
     def __exit__(
@@ -46,15 +50,12 @@ class Spill:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, records: Iterable[tuple[Any, ...]]) -> None:
-        """Spills records, tuples in the schema's order, in one pass."""
+        """Spills records, tuples in the schema's order, in one pass; raises UserError where the disk is full."""
         writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
-        try:
-            remaining = iter(records)
+        remaining = iter(records)
+        with writing(self._folder), closing_all(writers):
             while rows := tuple(islice(remaining, ROWS_PER_FLUSH)):
                 self._append(rows, writers)
-        finally:
-            for writer in writers.values():
-                writer.close()
 
     def read(self, buckets: Iterable[int]) -> pa.Table:
         """All records of some buckets."""
@@ -82,6 +83,17 @@ class Spill:
     def _read_bucket(path: str) -> pa.Table:
         with pa.ipc.open_stream(path) as reader:
             return reader.read_all()
+
+
+@contextlib.contextmanager
+def closing_all(writers: dict[int, pa.ipc.RecordBatchStreamWriter]) -> Iterator[None]:
+    """Closes every writer at the end, those behind one that cannot be closed too."""
+    with contextlib.ExitStack() as stack:
+        try:
+            yield
+        finally:
+            for writer in writers.values():
+                stack.callback(writer.close)
 
 
 def _indices_by_bucket(digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

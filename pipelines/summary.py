@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
+from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
@@ -20,11 +21,15 @@ KEPT_AS = {
 """What kept means at each stage."""
 
 ONLY_SCENES = (
-    "SCENES: the CLIP that matched ships with the project and knows the drawn world of `ovseg draw-scenes` only; for\n"
-    "photographs give --clip ViT-B-16/openai, another of open_clip's, or a checkpoint."
+    "SCENES: the CLIP that matched ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
+    "photographs give --clip ViT-B-16/openai, another of open_clip's, or a checkpoint.",
 )
 
 EXAMPLES = 5
+
+NOUN_CHARS = 40
+ROW_CHARS = 200
+"""What a line shows of a noun, and of an image and its caption; a caption may be pages long."""
 
 
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
@@ -35,8 +40,8 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
     if manifest["meaningless"]:
         lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
     if any(weight["name"] in EMBEDDED for weight in manifest["weights"]):
-        lines += ["", ONLY_SCENES]
-    return "\n".join([*lines, "", f"run: {run.url}"])
+        lines += ["", *ONLY_SCENES]
+    return "\n".join(map(escaped, [*lines, "", f"run: {run.url}"]))
 
 
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
@@ -80,4 +85,5 @@ def example_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{'noun':<18}{'cosine':>7}{'prob':>6}{'noun_rank':>10}{'area_px':>9}  {'box_xywh_px':<22}image_id: caption"
     for row in rows:
         scores = f"{row['cosine']:>7.3f}{row['probability']:>6.2f}{row['noun_rank']:>10}{row['area_px']:>9,}"
-        yield f"{row['noun']:<18}{scores}  {row['box_xywh_px']!s:<22}{row['image_id']}: {row['caption']}"
+        about = shortened(f"{row['image_id']}: {row['caption']}", ROW_CHARS)
+        yield f"{shortened(row['noun'], NOUN_CHARS):<18}{scores}  {row['box_xywh_px']!s:<22}{about}"

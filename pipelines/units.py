@@ -49,11 +49,26 @@ class Units:
 
 
 def read_units(run: RunFolder) -> Units | None:
-    """The cut of a frozen run, or None where nothing is frozen yet."""
+    """The cut of a frozen run, or None where nothing is frozen yet.
+
+    Raises:
+        UserError: the file is none of ours.
+    """
     if not run.has(UNITS_FILE):
         return None
-    saved = run.read_json(UNITS_FILE)
-    return Units(**{**saved, "shards": tuple(saved["shards"])})
+    try:
+        saved = run.read_json(UNITS_FILE)
+        return Units(**{**saved, "shards": tuple(saved["shards"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(foreign_file(run, UNITS_FILE)) from error
+
+
+def foreign_file(run: RunFolder, name: str) -> str:
+    """The sentence about a file that has the name of ours and is none."""
+    return (
+        f"{run.path(name)} is no file of a run of this release, and would be written over; choose another folder for "
+        "the run, or move the file away"
+    )
 
 
 def image_digest(image_id: str) -> int:

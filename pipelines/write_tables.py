@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas import TABLES, UserError, conform
+from schemas.errors import unwritable
 from schemas.table import Table
 
 ROWS_PER_GROUP = {"pairs": 200, "masks": 2000}
@@ -114,14 +117,18 @@ class RunFolder:
 
         A file appears under its name by a rename; an object store shows an object only when its one PUT is
         complete. Workers may write the same file twice, or at the same time: they write the same bytes.
+
+        Raises:
+            UserError: the disk is full, or the place cannot be written to.
         """
         path = self.path(name)
-        if self.is_local:
-            _write_and_rename(path, data)
-        elif OBJECT_STORES & set(_protocols(self.file_system)):
-            self.file_system.pipe_file(path, data)
-        else:
-            _pipe_and_move(self.file_system, path, data)
+        with writing(path):
+            if self.is_local:
+                _write_and_rename(path, data)
+            elif OBJECT_STORES & set(_protocols(self.file_system)):
+                self.file_system.pipe_file(path, data)
+            else:
+                _pipe_and_move(self.file_system, path, data)
         return stamp(data)
 
     def write_json(self, name: str, value: Any) -> FileStamp:
@@ -129,9 +136,10 @@ class RunFolder:
         return self.write(name, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
     def remove(self, name: str) -> None:
-        """Removes a file of the run if it is there."""
+        """Removes a file of the run if it is there; raises UserError where it cannot be removed."""
         if self.has(name):
-            self.file_system.rm_file(self.path(name))
+            with writing(self.path(name)):
+                self.file_system.rm_file(self.path(name))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in one folder of the run, sorted; files that are being written are left out."""
@@ -188,7 +196,7 @@ class RunFolder:
         try:
             with self.file_system.open(self.path(name), "rb") as file:
                 return _own_keys(pq.read_schema(file).metadata)
-        except (FileNotFoundError, pa.ArrowInvalid):
+        except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
             return None
 
 
@@ -206,6 +214,19 @@ def open_run_folder(url: str, option: str = "--output") -> RunFolder:
         return RunFolder(url)
     require_writable_folder(os.path.abspath(path), option)
     return RunFolder(os.path.abspath(path))
+
+
+@contextlib.contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Around whatever writes: a failure of the file system becomes the sentence about this place.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(place, error) from error
 
 
 def require_writable_folder(path: str, option: str) -> None:

@@ -25,9 +25,13 @@ READING = {
     "missing_image": Reason("the row names no image"),
     "missing_caption": Reason("the row has no caption"),
     "empty_caption": Reason("the caption is empty or white space"),
+    "caption_too_long": Reason("the caption has more characters than --max-caption-chars allows"),
     "no_caption": Reason("the image comes without a caption"),
     "unknown_image": Reason("the caption names an image that the input does not list"),
     "duplicate_image": Reason("the input has another image with this key; the first is kept"),
+    "not_a_file": Reason(
+        "the shard's member is a link or a device, which nothing follows, or is stored as a sparse file"
+    ),
     "truncated_shard": Reason("the shard is cut short or garbled; what came before is kept"),
     "duplicate_caption": Reason("the image has this caption already"),
     "conflicting_image_uri": Reason("the input names another URI for the same image_id"),

@@ -1,5 +1,6 @@
 """Masks that exist already: COCO JSON through its table, drawn panoptic and label maps, the real sample."""
 
+import errno
 import json
 
 import numpy as np
@@ -382,3 +383,17 @@ def test_coco_sample_agrees_with_its_own_areas(test_data, tmp_path):
     differences = [abs(a - b) / a**0.5 for a, (b, crowd) in zip(found, stated, strict=True) if not crowd]
     assert len(differences) == 953
     assert max(differences) < 2
+
+
+def test_a_prepared_table_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    images = [AnnotatedImage("1", 2, 3, [])]
+    with pytest.raises(UserError, match=r"^/dev/null/x/i\.parquet cannot be written: Not a directory; "):
+        write_index(images, "c.json", "/dev/null/x/i.parquet")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("ovseg_model.proposals.annotation_index.pq.ParquetWriter.write_table", fail)
+    with pytest.raises(UserError, match=r"i\.parquet cannot be written: No space left on device; free space there"):
+        write_index(images, "c.json", str(tmp_path / "i.parquet"))
+    assert list(tmp_path.iterdir()) == []

@@ -44,3 +44,8 @@ def test_a_defect_is_not_hidden(monkeypatch):
     monkeypatch.setattr(command_line, "verb_main", lambda name: fail)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["mine"])
+
+
+def test_scenes_that_cannot_be_written_are_one_sentence(capsys):
+    assert main(["draw-scenes", "--output", "/dev/null/x", "--scenes", "1"]) == 2
+    assert capsys.readouterr().err.startswith("ovseg draw-scenes: /dev/null/x cannot be written: Not a directory; ")

@@ -15,6 +15,7 @@ import tiny_clip
 from run_files import files_of, made_of, manifest_of, parts_of
 
 from pipelines.command_line import main
+from pipelines.mine_pairs import sentence_of_worker
 from schemas import TABLES
 
 REPOSITORY = Path(__file__).parent.parent
@@ -223,6 +224,23 @@ def test_a_users_mistake_is_one_sentence(arguments, message, tmp_path, clip, cap
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("UserError: no room [while running 'MakePart']", "no room"),
+        ("schemas.errors.UserError: no room", "no room"),
+        (
+            "RuntimeError: Traceback\n  raise UserError(x)\nschemas.errors.UserError: no room [while running 'X']\n",
+            "no room",
+        ),
+        ("RuntimeError: pipelines.units.MissingPartError: part is missing [while running 'X']", "part is missing"),
+        ("RuntimeError: OSError: no room [while running 'X']", None),
+    ],
+)
+def test_the_sentence_of_a_worker_is_found_in_what_beam_raises(text, sentence):
+    assert sentence_of_worker(text) == sentence
 
 
 def test_a_lost_captions_part_is_made_again(plain, corpus, tmp_path):

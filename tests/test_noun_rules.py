@@ -89,7 +89,7 @@ def test_only_the_missing_package_is_named(nltk_data, monkeypatch):
 
 def test_fingerprint_names_versions_and_every_data_file(nouns, phrases):
     seen = nouns.fingerprint()
-    assert (seen["rule"], seen["version"], seen["generic_nouns_version"]) == ("nouns", "1", "1")
+    assert (seen["rule"], seen["version"], seen["generic_nouns_version"]) == ("nouns", "2", "1")
     assert {file.split("/")[0] for file in seen["data_sha256"]} == {
         "averaged_perceptron_tagger_eng",
         "punkt_tab",
@@ -188,6 +188,13 @@ def test_tags_are_nltks_own_on_nasty_captions(nltk_data):
         for token in tokens:
             written = caption[token.start_char : token.end_char]
             assert written == token.text or (token.text in ("``", "''") and written in ('"', "''")), caption
+
+
+def test_control_characters_are_part_of_no_word(nouns, phrases):
+    caption = "a cat\x00 and\x1b[31m a\x07 small\x9fdog"
+    assert [noun.surface for noun in nouns.extract([caption])[0]] == ["cat", "dog"]
+    (phrase,) = [noun for noun in phrases.extract([caption])[0] if noun.head == "dog"]
+    assert (phrase.noun, phrase.surface) == ("small dog", "small\x9fdog")
 
 
 def test_paper_mode_on_coco(coco, coco_nouns):

@@ -162,6 +162,15 @@ def test_a_gzip_file_that_is_cut_short_is_an_error(tmp_path):
         read(path)
 
 
+def test_a_caption_of_too_many_characters_drops_with_its_beginning(tmp_path):
+    table = write_lines(tmp_path / "t.jsonl", {"image": "1.jpg", "caption": ["a cat", "ca" * 3]})
+    rows = read(table, max_caption_chars=5)
+    assert [row.caption for row in kept(rows)] == ["a cat"]
+    assert rows[1] == BadRow(
+        "1.jpg#1", "caption_too_long", "wanted at most 5 characters (--max-caption-chars), got 6: 'cacaca'"
+    )
+
+
 # CSV and TSV
 
 
@@ -291,6 +300,14 @@ def test_parquet_types_that_cannot_be_read_are_named(tmp_path):
         read(tmp_path / "t.parquet", caption_column="score", image_column="caption")
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    pq.write_table(pa.Table.from_arrays([["1"], ["x"], ["y"]], ["image", "caption", "caption"]), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("image,caption,caption\n1.jpg,x,y\n")
+    for name in ("t.parquet", "t.csv"):
+        with pytest.raises(UserError, match=rf"{name}: wanted one column caption, got 2; rename one, or name another"):
+            read(tmp_path / name)
+
+
 def test_what_is_no_parquet_is_an_error(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"t\.parquet: cannot be read as Parquet"):
@@ -358,6 +375,13 @@ def test_coco_entries_that_cannot_be_read_drop_alone(tmp_path):
     ]
 
 
+def test_a_licence_that_is_no_text_drops_the_images_that_have_it(tmp_path):
+    licences = [{"id": 1, "url": 5.5}, {"id": 2, "name": "Own"}]
+    rows = read(write_coco(tmp_path / "c.json", licenses=licences))
+    assert [(row.image_id, row.licence) for row in kept(rows)] == [("11", "Own")]
+    assert problems(rows, tmp_path)[0] == ("c.json:images[0]", "bad_column_type")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -417,6 +441,14 @@ def test_a_folder_of_images_with_texts_beside_them(tmp_path):
     ]
 
 
+def test_a_second_text_of_an_image_is_told(tmp_path):
+    for name in ("a.jpg", "a.TXT", "a.txt"):
+        (tmp_path / name).write_text("a cat")
+    rows = read(tmp_path)
+    assert kept(rows) == [CaptionRow("a", f"{tmp_path}/a.jpg", 0, "a cat", None, None)]
+    assert problems(rows, tmp_path) == [("a.txt", "missing_image")]
+
+
 def test_a_folder_without_images_names_the_way_out(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"")
     with pytest.raises(UserError, match=r"got no image .*; name tables by a glob such as .*/\*\.parquet"):
@@ -439,7 +471,11 @@ def test_a_folder_in_memory():
         ("file:///data", "1.jpg", "/data/1.jpg"),
         ("/data", "/abs/1.jpg", "/abs/1.jpg"),
         ("/data", "s3://b/1.jpg", "s3://b/1.jpg"),
+        ("/data", "../../../1.jpg", "/1.jpg"),
         ("s3://b/sub", "../x y#1.jpg", "s3://b/x y#1.jpg"),
+        ("s3://b/sub", "../../other/1.jpg", "s3://b/other/1.jpg"),
+        ("https://h/sub", "../../other.org/1.jpg", "https://h/other.org/1.jpg"),
+        ("memory:///sub", "../../1.jpg", "memory:///1.jpg"),
         ("memory:///", "1.jpg", "memory:///1.jpg"),
         ("https://h/sub/", "x y#1.jpg", "https://h/sub/x%20y%231.jpg"),
     ],

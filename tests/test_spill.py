@@ -8,6 +8,7 @@ import pytest
 from pipelines import spill
 from pipelines.spill import BUCKETS, Spill
 from pipelines.units import image_digest
+from schemas import UserError
 
 SCHEMA = pa.schema([("digest", pa.uint64()), ("image_id", pa.string()), ("text", pa.string())])
 
@@ -48,4 +49,17 @@ def test_the_folder_is_removed_whatever_happens(tmp_path):
         spilled.add(records(5))
         assert len(os.listdir(tmp_path)) == 1
         raise RuntimeError("disk")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    """/dev/full answers every write as a full disk does."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(Spill, "_path", lambda spilled, bucket: "/dev/full")
+    with (
+        pytest.raises(UserError, match=r"spill-\w+ cannot be written: No space left on device; free space there and "),
+        Spill(SCHEMA, str(tmp_path)) as spilled,
+    ):
+        spilled.add(records(2000))
     assert os.listdir(tmp_path) == []

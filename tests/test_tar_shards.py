@@ -142,6 +142,52 @@ def test_a_jpg_is_taken_before_a_png(tmp_path):
     assert "member=1.jpg" in row.image_uri
 
 
+def write_members(path, *members):
+    """A shard of TarInfos, with as many bytes as each says."""
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+def member(name, type_=tarfile.REGTYPE, linkname="", size=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = type_, linkname, size
+    return info
+
+
+def test_links_and_devices_are_told_and_not_followed(tmp_path):
+    shard = write_members(
+        tmp_path / "a.tar",
+        member("folder", tarfile.DIRTYPE),
+        member("1.jpg", size=3),
+        member("2.jpg", tarfile.SYMTYPE, "/etc/\x1bhostname"),
+        member("3.jpg", tarfile.LNKTYPE, "1.jpg"),
+        member("null", tarfile.CHRTYPE),
+        member("disk.png", tarfile.BLKTYPE),
+        member("pipe.png", tarfile.FIFOTYPE),
+    )
+    rows = read(shard)
+    assert [row for row in rows if row.reason == "not_a_file"] == [
+        BadRow(
+            "a/2.jpg", "not_a_file", "wanted a file, got a symbolic link to '/etc/\\x1bhostname', which is not followed"
+        ),
+        BadRow("a/3.jpg", "not_a_file", "wanted a file, got a hard link to '1.jpg', which is not followed"),
+        BadRow("a/null", "not_a_file", "wanted a file, got a character device"),
+        BadRow("a/disk.png", "not_a_file", "wanted a file, got a block device"),
+        BadRow("a/pipe.png", "not_a_file", "wanted a file, got a pipe"),
+    ]
+    assert [(row.key, row.reason) for row in rows if row.reason != "not_a_file"] == [("a/1", "no_caption")]
+
+
+def test_a_sparse_file_is_told_since_its_bytes_do_not_stand_in_one_piece(tmp_path):
+    sparse = member("1.jpg", size=512)
+    sparse.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": "1000000"}
+    rows = read(write_members(tmp_path / "a.tar", sparse, member("2.jpg")))
+    assert reasons(rows) == [("a/1.jpg", "not_a_file"), ("a/2", "no_caption")]
+    assert rows[0].detail == "wanted a file, got a sparse file, whose bytes are not in one piece"
+
+
 def test_a_member_name_that_is_no_utf8(tmp_path):
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     (row,) = read(write_shard(tmp_path / "a.tar", [(f"{name}.jpg", JPEG), (f"{name}.txt", b"x")]))

@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_neither_file_nor_fragment(tmp_path, monkeypatch):
     run = open_run_folder(str(tmp_path))
     run.write("a.txt", b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk gone")))
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(UserError, match=r"a\.txt cannot be written: disk gone; mend that and give"):
         run.write("a.txt", b"new")
     assert os.listdir(tmp_path) == ["a.txt"]
     assert run.read("a.txt") == b"old"
@@ -118,3 +118,11 @@ def test_only_fragments_of_killed_writers_are_removed(tmp_path):
     root = tmp_path / "odd [name]"
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert left == {"masks/part-00000.parquet", *others}
+
+
+def test_a_table_whose_place_is_taken_by_a_file_has_no_part(tmp_path):
+    (tmp_path / "nouns").touch()
+    run = open_run_folder(str(tmp_path))
+    assert run.read_footer("nouns/part-00000.parquet") is None
+    with pytest.raises(UserError, match=r"nouns/part-00000\.parquet cannot be written: File exists; "):
+        run.write("nouns/part-00000.parquet", b"x")

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import UserError
+from schemas.errors import UserError, unwritable
 
 VERSION = 1
 """Raised whenever the table's layout changes: it is part of the file's name."""
@@ -140,7 +140,8 @@ def _segments_of(annotation: dict, is_panoptic: bool) -> list[Segment]:
 def write_index(images: Iterable[AnnotatedImage], source: str, place: str) -> None:
     """Write the table whole: under a name that starts with a dot, then renamed.
 
-    Raises UserError when two images have one stem: an image could not tell which is its own.
+    Raises UserError when two images have one stem, since an image could not tell which is its own, and when the
+    place cannot be written to.
     """
     ordered = sorted(images, key=lambda image: image.stem)
     for one, other in itertools.pairwise(ordered):
@@ -148,12 +149,17 @@ def write_index(images: Iterable[AnnotatedImage], source: str, place: str) -> No
             raise UserError(f"annotations: {source} has two images named {one.stem!r}; names must be unique")
     file_system, path = fsspec.core.url_to_fs(place)
     folder, _, name = path.rpartition("/")
-    file_system.makedirs(folder, exist_ok=True)
     hidden = f"{folder}/.{name}.{uuid.uuid4().hex}"
-    with file_system.open(hidden, "wb") as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        for start in range(0, len(ordered), ROW_GROUP_IMAGES):
-            writer.write_table(_to_table(ordered[start : start + ROW_GROUP_IMAGES]))
-    file_system.mv(hidden, path)
+    try:
+        file_system.makedirs(folder, exist_ok=True)
+        with file_system.open(hidden, "wb") as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+            for start in range(0, len(ordered), ROW_GROUP_IMAGES):
+                writer.write_table(_to_table(ordered[start : start + ROW_GROUP_IMAGES]))
+        file_system.mv(hidden, path)
+    except OSError as error:
+        if file_system.exists(hidden):
+            file_system.rm_file(hidden)
+        raise unwritable(place, error) from error
 
 
 def _to_table(images: Sequence[AnnotatedImage]) -> pa.Table:

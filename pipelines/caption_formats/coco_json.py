@@ -96,7 +96,7 @@ def _images(uri: str, document: dict[str, Any], options: ReadOptions) -> tuple[d
     return images, bad
 
 
-def _image(entry: Any, base: ImageBase | None, licences: dict[Any, str]) -> CocoImage:
+def _image(entry: Any, base: ImageBase | None, licences: dict[str, Any]) -> CocoImage:
     if not isinstance(entry, dict) or entry.get("id") is None:
         raise RowError("missing_image", f"wanted an image with an id, got {shown(entry)}")
     names = ("file_name", "coco_url", "flickr_url")
@@ -106,17 +106,17 @@ def _image(entry: Any, base: ImageBase | None, licences: dict[Any, str]) -> Coco
     return CocoImage(text_of(entry["id"], "id"), image_uri, source_url, _licence(entry.get("license"), licences))
 
 
-def _licences(entries: Any) -> dict[str, str]:
-    """The url, or else the name, of each licence by its id as text."""
+def _licences(entries: Any) -> dict[str, Any]:
+    """The url, or else the name, of each licence by its id as text; checked where an image has it."""
     known = {}
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and (entry.get("url") or entry.get("name")):
-            known[str(entry.get("id"))] = optional_text(entry.get("url") or entry.get("name"), "licenses")
+            known[str(entry.get("id"))] = entry.get("url") or entry.get("name")
     return known
 
 
-def _licence(key: Any, licences: dict[str, str]) -> str | None:
-    return None if key is None else licences.get(str(key)) or optional_text(key, "license")
+def _licence(key: Any, licences: dict[str, Any]) -> str | None:
+    return None if key is None else optional_text(licences.get(str(key), key), "license")
 
 
 def _key_of(annotation: Any, name: str) -> str | None:

@@ -16,6 +16,7 @@ from pipelines.caption_formats.rows import (
     optional_text,
     rows_of_captions,
 )
+from pipelines.terminal import shortened
 from schemas.errors import UserError
 
 CANDIDATES = {
@@ -29,6 +30,10 @@ CANDIDATES = {
     "licence": ("licence", "license", "license_name", "license_url"),
 }
 """Names that are looked for, best first, without regard to case, where no option names the column."""
+
+
+MOST_LISTED_CHARS = 500
+"""A file that is no table may have a first line of any length."""
 
 
 class Columns(NamedTuple):
@@ -45,7 +50,8 @@ def choose_columns(place: str, present: Sequence[str], options: ReadOptions, not
     """The columns to read among those present; `note` ends the message when there is none.
 
     Raises:
-        UserError: a named column is missing, or there is no caption, or neither image nor image_id.
+        UserError: a named column is missing, there is no caption, or neither image nor image_id, or a column that
+            is to be read is there twice.
     """
     image = _find("image", place, present, options)
     caption = _find("caption", place, present, options)
@@ -53,7 +59,18 @@ def choose_columns(place: str, present: Sequence[str], options: ReadOptions, not
     if caption is None or (image is None and image_id is None):
         raise _no_column("caption" if caption is None else "image", place, present, note)
     source_url = _find("source_url", place, [name for name in present if name != image], options)
-    return Columns(image, caption, image_id, source_url, _find("licence", place, present, options))
+    columns = Columns(image, caption, image_id, source_url, _find("licence", place, present, options))
+    _require_once(place, columns, present)
+    return columns
+
+
+def _require_once(place: str, columns: Columns, present: Sequence[str]) -> None:
+    for role, name in columns._asdict().items():
+        if name is not None and present.count(name) > 1:
+            raise UserError(
+                f"{place}: wanted one column {name}, got {present.count(name)}; rename one, or name another by "
+                f"--{role.replace('_', '-')}-column"
+            )
 
 
 def _find(role: str, place: str, present: Sequence[str], options: ReadOptions) -> str | None:
@@ -73,7 +90,7 @@ def _no_column(role: str, place: str, present: Sequence[str], note: str) -> User
 
 
 def _listed(present: Sequence[str]) -> str:
-    return ", ".join(present) or "none"
+    return shortened(", ".join(present), MOST_LISTED_CHARS) or "none"
 
 
 class RecordReader:

@@ -24,7 +24,7 @@ def read_folder(file: InputFile, options: ReadOptions) -> Iterator[CaptionRow | 
     Raises:
         UserError: there is no image.
     """
-    images, texts, repeated = sort_files(list(list_folder(file.uri)))
+    images, texts, repeated, other_texts = sort_files(list(list_folder(file.uri)))
     if not images:
         raise UserError(
             f"--captions {file.uri}: wanted a folder of images with .txt beside them, got no image "
@@ -32,6 +32,8 @@ def read_folder(file: InputFile, options: ReadOptions) -> Iterator[CaptionRow | 
         )
     for path in repeated:
         yield RowError("duplicate_image", f"wanted one image of this name, {path} is another").row(path)
+    for path in other_texts:
+        yield RowError("missing_image", "wanted an image of its own; another .txt of this name has it").row(path)
     for stem in sorted(texts.keys() - images.keys()):
         yield RowError("missing_image", "wanted an image beside it").row(texts[stem])
     for stem in sorted(images.keys() - texts.keys()):
@@ -39,20 +41,20 @@ def read_folder(file: InputFile, options: ReadOptions) -> Iterator[CaptionRow | 
     yield from _captions(file.uri, images, {stem: texts[stem] for stem in sorted(images.keys() & texts.keys())})
 
 
-def sort_files(paths: list[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Images and .txt files by their path without extension, and images whose name another one has."""
+def sort_files(paths: list[str]) -> tuple[dict[str, str], dict[str, str], list[str], list[str]]:
+    """Images and .txt files by their path without extension, then images and .txt files whose name another one has."""
     images: dict[str, str] = {}
     texts: dict[str, str] = {}
-    repeated = []
     for path in paths:
         stem, extension = posixpath.splitext(path)
         if extension.lower() == ".txt":
-            texts[stem] = path
-        elif extension[1:].lower() in IMAGE_EXTENSIONS and stem in images:
-            repeated.append(path)
+            texts.setdefault(stem, path)
         elif extension[1:].lower() in IMAGE_EXTENSIONS:
-            images[stem] = path
-    return images, texts, repeated
+            images.setdefault(stem, path)
+    taken = {*images.values(), *texts.values()}
+    rest = [path for path in paths if path not in taken]
+    more_images = [path for path in rest if posixpath.splitext(path)[1][1:].lower() in IMAGE_EXTENSIONS]
+    return images, texts, more_images, [path for path in rest if posixpath.splitext(path)[1].lower() == ".txt"]
 
 
 def _captions(base: str, images: dict[str, str], texts: dict[str, str]) -> Iterator[CaptionRow | BadRow]:

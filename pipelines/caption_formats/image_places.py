@@ -35,5 +35,7 @@ class ImageBase:
         return self._prefix + path if not path.startswith("../") else self._climb(path)
 
     def _climb(self, path: str) -> str:
+        """As file systems and browsers do: no `..` leads above the root, or out of the host or bucket."""
         scheme, colon, rest = self._prefix.rpartition("://")
-        return f"{scheme}{colon}{posixpath.normpath(rest + path)}"
+        host, _, folder = rest.partition("/") if colon else ("", "", rest.removeprefix("/"))
+        return f"{scheme}{colon}{host}{posixpath.normpath(f'/{folder}{path}')}"

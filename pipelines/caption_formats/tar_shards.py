@@ -35,6 +35,16 @@ class Sample(NamedTuple):
     members: dict[str, tarfile.TarInfo]
 
 
+KIND_OF_MEMBER = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a pipe",
+}
+"""What a member that is no file is called."""
+
+
 class TruncatedShardError(Exception):
     """The shard ends where more was to come."""
 
@@ -61,6 +71,9 @@ class _ShardReader:
         sample = Sample("", {})
         try:
             for member in members_of(self._file, self._opened):
+                if not is_file(member):
+                    yield self._no_file(member)
+                    continue
                 key, extension = key_and_extension(member.name)
                 if not extension:
                     continue
@@ -73,6 +86,10 @@ class _ShardReader:
             # What the last sample lacks may be what is cut off: it counts only when it is whole.
             yield from (row for row in self._rows_of_sample(sample) if isinstance(row, CaptionRow))
             yield RowError("truncated_shard", str(error)).row(self._file.uri)
+
+    def _no_file(self, member: tarfile.TarInfo) -> BadRow:
+        kind = "a sparse file, whose bytes are not in one piece" if member.issparse() else kind_of_link(member)
+        return RowError("not_a_file", f"wanted a file, got {kind}").row(f"{self._file.name}/{member.name}")
 
     def _rows_of_sample(self, sample: Sample) -> list[CaptionRow | BadRow]:
         if not sample.members:
@@ -135,7 +152,7 @@ class _ShardReader:
 
 
 def members_of(file: InputFile, opened: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a shard, without their data.
+    """The members of a shard that are no folders, without their data.
 
     Raises:
         UserError: it is no uncompressed tar file.
@@ -145,17 +162,28 @@ def members_of(file: InputFile, opened: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     opened.seek(0)
     archive = _open_archive(file, opened, size_bytes)
     while member := _next(archive):
-        if member.offset_data + member.size > size_bytes:
+        if is_file(member) and member.offset_data + member.size > size_bytes:
             raise TruncatedShardError(
                 f"{member.name} ends at byte {member.offset_data + member.size}, the shard at {size_bytes}"
             )
-        if member.isreg():
+        if not member.isdir():
             yield member
         # tarfile keeps every member that it has seen; a shard has ten thousands.
         archive.members.clear()
     opened.seek(archive.offset)
     if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise TruncatedShardError(f"wanted a member or the end mark at byte {archive.offset} of {size_bytes}")
+
+
+def is_file(member: tarfile.TarInfo) -> bool:
+    """Whether a member's bytes stand in the shard, one after the other, from its offset on."""
+    return member.isreg() and not member.issparse()
+
+
+def kind_of_link(member: tarfile.TarInfo) -> str:
+    """What a member that is no file is, in words."""
+    kind = KIND_OF_MEMBER.get(member.type, f"a member of type {member.type!r}")
+    return f"{kind} to {shown(member.linkname)}, which is not followed" if member.linkname else kind
 
 
 def _open_archive(file: InputFile, opened: IO[bytes], size_bytes: int) -> tarfile.TarFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ _COUNTING = "other several many few various different multiple numerous much mor
 _QUANTIFIERS = frozenset(_COUNTING.split())
 
 
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+"""Those that are no white space, at which NLTK does not split; they are part of no word."""
+
+
 class Token(NamedTuple):
     """A token with NLTK's tag; `text` is NLTK's spelling, the span is the caption's (see token_spans)."""
 
@@ -44,7 +49,11 @@ class CaptionTagger:
         self._tagger = PerceptronTagger()
 
     def tag(self, caption: str) -> list[Token]:
-        """The caption's tokens; texts and tags equal those of NLTK's two functions."""
+        """The caption's tokens; texts and tags equal those of NLTK's two functions.
+
+        Control characters are read as spaces, one for one, so that spans stay as they are.
+        """
+        caption = CONTROL_CHARACTERS.sub(" ", caption)
         words = [word for sentence in self._sentences.tokenize(caption) for word in self._words.tokenize(sentence)]
         tags = self._tagger.tag(words)
         return [Token(*tagged, *span) for tagged, span in zip(tags, token_spans(caption, words), strict=True)]
@@ -109,7 +118,7 @@ class NounTokens(_NltkRule):
     """Every token tagged NN, NNS, NNP or NNPS that holds a letter: the paper's mode, about 3.7 a caption."""
 
     name = "nouns"
-    version = "1"
+    version = "2"
 
     def _groups(self, tokens: list[Token]) -> list[Sequence[Token]]:
         return [(token,) for token in tokens if _is_noun(token)]
@@ -119,7 +128,7 @@ class NounPhrases(_NltkRule):
     """Noun phrases without determiners ("red double decker bus"); every noun token is in exactly one."""
 
     name = "phrases"
-    version = "1"
+    version = "2"
 
     def __init__(self) -> None:
         """Open tagger, WordNet and grammar. Raises UserError where data is missing."""
