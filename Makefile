@@ -34,7 +34,7 @@ test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
 demo: setup ## draw 200 scenes, mine them with the CLIP that ships with the project, judge the pairs by the truth
 	$(BIN)/ovseg draw-scenes --output $(DEMO)/scenes --scenes 200
 	$(BIN)/ovseg mine --captions $(DEMO)/scenes/captions.json --images $(DEMO)/scenes/images --output $(DEMO)/run \
-	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.01 --clip scenes
+	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.02 --clip scenes
 	$(BIN)/ovseg judge --output $(DEMO)/run --truth $(DEMO)/scenes
 
 bench: setup ## time and memory against corpus size; writes tables to docs/

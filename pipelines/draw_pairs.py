@@ -15,6 +15,7 @@ from pipelines.terminal import escaped, shortened
 
 TILE_PX = 240
 LABEL_PX = 22
+TITLE_PX = 30
 LABEL_CHARS = 40
 """What a tile has room for; Pillow would draw a noun of any length, line by line."""
 TINT_RGB = np.array([255, 60, 60])
@@ -34,10 +35,12 @@ def draw_pairs(
     fetch: FetchOptions,
     verdicts: Sequence[Verdict] | None = None,
     columns: int | None = None,
+    title: str = "",
 ) -> bytes:
     """A sheet of tiles as PNG, one for each PAIRS row whose image can still be read, in order.
 
-    verdicts: one a row, where the truth is known. columns: tiles a line; all in one line by default.
+    verdicts: one a row, where the truth is known. columns: tiles a line; all in one line by default. title: a line of
+    text above them.
     """
     images = read_images([row["image_uri"] for row in rows], fetch)
     known = verdicts or [None] * len(rows)
@@ -46,11 +49,18 @@ def draw_pairs(
         for row, image, verdict in zip(rows, images, known, strict=True)
         if isinstance(image, FetchedImage)
     ]
-    columns = max(1, min(columns or len(tiles), len(tiles)))
+    return sheet_png(tiles, columns or len(tiles), title)
+
+
+def sheet_png(tiles: Sequence[Image.Image], columns: int, title: str = "") -> bytes:
+    """Tiles in lines of `columns`, as PNG, with a line of text above them if there is one."""
+    columns = max(1, min(columns, len(tiles)))
     lines = max(1, -(-len(tiles) // columns))
-    sheet = Image.new("RGB", (TILE_PX * columns, (TILE_PX + LABEL_PX) * lines), "white")
+    top = TITLE_PX if title else 0
+    sheet = Image.new("RGB", (TILE_PX * columns, top + (TILE_PX + LABEL_PX) * lines), "white")
+    ImageDraw.Draw(sheet).text((4, 4), title, "black", ImageFont.load_default(17))
     for index, tile in enumerate(tiles):
-        sheet.paste(tile, (index % columns * TILE_PX, index // columns * (TILE_PX + LABEL_PX)))
+        sheet.paste(tile, (index % columns * TILE_PX, top + index // columns * (TILE_PX + LABEL_PX)))
     png = io.BytesIO()
     sheet.save(png, "png")
     return png.getvalue()
@@ -61,18 +71,24 @@ def draw_pair(pixels_HW3: np.ndarray, row: dict[str, Any], verdict: Verdict | No
 
     A verdict adds a frame, green or red, and says "right", or what the mask shows instead.
     """
-    tinted = tint(pixels_HW3, rle.decode_masks([row["mask"]])[0])
-    picture = ImageOps.contain(Image.fromarray(tinted), (TILE_PX - 8, TILE_PX - 8))
+    picture = Image.fromarray(tint(pixels_HW3, rle.decode_masks([row["mask"]])[0]))
+    noun = shortened(escaped(row["noun"]), LABEL_CHARS)
+    if verdict is None:
+        label = f"{noun}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
+        return draw_tile(picture, label)
+    label = f"{noun}: " + ("right" if verdict.right else f"wrong, it shows {verdict.truth}")
+    return draw_tile(picture, label, RIGHT_RGB if verdict.right else WRONG_RGB, framed=True)
+
+
+def draw_tile(
+    picture: Image.Image, label: str, colour: tuple[int, int, int] = (0, 0, 0), framed: bool = False
+) -> Image.Image:
+    """A picture scaled into a square with a line of text below; framed in the colour of the text if asked for."""
+    picture = ImageOps.contain(picture, (TILE_PX - 8, TILE_PX - 8))
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
     left, top = (TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2
-    noun = shortened(escaped(row["noun"]), LABEL_CHARS)
-    label = f"{noun}   {row['cosine']:.2f}" + ("   (random weights)" if row["meaningless"] else "")
-    colour = (0, 0, 0)
-    if verdict:
-        colour = RIGHT_RGB if verdict.right else WRONG_RGB
-        label = f"{noun}: " + ("right" if verdict.right else f"wrong, it shows {verdict.truth}")
-        frame = Image.new("RGB", (picture.width + 6, picture.height + 6), colour)
-        tile.paste(frame, (left - 3, top - 3))
+    if framed:
+        tile.paste(Image.new("RGB", (picture.width + 6, picture.height + 6), colour), (left - 3, top - 3))
     tile.paste(picture, (left, top))
     ImageDraw.Draw(tile).text((4, TILE_PX), label, colour, ImageFont.load_default(15))
     return tile

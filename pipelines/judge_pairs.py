@@ -20,6 +20,7 @@ from schemas import UserError
 
 PICTURE_FILE = "judged.png"
 SHOWN = 12
+TITLE = "Mined pairs: the region in red, under it the noun that CLIP gave it; framed green if right, red if wrong"
 
 
 @dataclass(frozen=True)
@@ -146,4 +147,4 @@ def draw_judged(judged: Sequence[Judged]) -> bytes:
     from pipelines.draw_pairs import Verdict, draw_pairs
 
     verdicts = [Verdict(each.right, "" if each.right else each.seen) for each in judged]
-    return draw_pairs([each.row for each in judged], FetchOptions(), verdicts, columns=4)
+    return draw_pairs([each.row for each in judged], FetchOptions(), verdicts, 4, TITLE)

@@ -12,7 +12,7 @@ from ovseg_model.datasets.scene_files import file_name, write_scenes
 from ovseg_model.datasets.scene_nouns import NAMES
 from ovseg_model.datasets.scenes import SPLITS, draw_scene
 from pipelines.command_line import main
-from pipelines.draw_pairs import LABEL_PX, RIGHT_RGB, TILE_PX, WRONG_RGB
+from pipelines.draw_pairs import LABEL_PX, RIGHT_RGB, TILE_PX, TITLE_PX, WRONG_RGB
 from pipelines.judge_pairs import Judged, draw_judged, judge, precision_table, twelve_of
 
 LABELS = np.full((4, 4), NAMES.index("grass"), np.uint8)
@@ -80,10 +80,12 @@ def test_the_picture_marks_right_and_wrong(tmp_path):
     ]
     png = draw_judged([judge(row, LABELS) for row in rows] * 3)
     sheet = np.asarray(Image.open(io.BytesIO(png)))
-    assert sheet.shape == (2 * (TILE_PX + LABEL_PX), 4 * TILE_PX, 3)
-    assert sheet[TILE_PX // 2, 2].tolist() == list(RIGHT_RGB)
-    assert sheet[TILE_PX // 2, TILE_PX + 2].tolist() == list(WRONG_RGB)
-    assert (sheet[TILE_PX + LABEL_PX :, 2 * TILE_PX :] == 255).all()
+    assert sheet.shape == (TITLE_PX + 2 * (TILE_PX + LABEL_PX), 4 * TILE_PX, 3)
+    middle = TITLE_PX + TILE_PX // 2
+    assert sheet[middle, 2].tolist() == list(RIGHT_RGB)
+    assert sheet[middle, TILE_PX + 2].tolist() == list(WRONG_RGB)
+    assert (sheet[TITLE_PX + TILE_PX + LABEL_PX :, 2 * TILE_PX :] == 255).all()
+    assert (sheet[:TITLE_PX] < 100).any()
 
 
 @pytest.fixture(scope="module")
