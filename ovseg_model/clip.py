@@ -243,7 +243,7 @@ def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
     file = _checkpoint_file(path)
     config = os.path.join(os.path.dirname(file), CONFIG_FILE)
     if architecture:
-        _check_architecture(architecture)
+        check_architecture(architecture)
         name, model, config_sha256 = f"{architecture}/{os.path.basename(path)}", architecture, None
     elif os.path.isfile(config):
         _check_config(config)
@@ -281,7 +281,8 @@ def _checkpoint_file(path: str) -> str:
     return path
 
 
-def _check_architecture(architecture: str) -> None:
+def check_architecture(architecture: str) -> None:
+    """Refuses a name that is none of open_clip's architectures. Raises UserError."""
     import open_clip
 
     if architecture not in open_clip.list_models():
@@ -359,15 +360,19 @@ def load_clip(
     resolved = resolve_device(device)
     if precision not in PRECISIONS:
         raise UserError(f"precision: wanted one of {', '.join(PRECISIONS)}, got {precision!r}")
-    model = _create_model(weights, precision)
+    model = create_model(weights, precision)
     if weights.path is not None:
-        _load_weights(model, weights)
+        load_weights(model, weights)
     model.to(resolved).eval().requires_grad_(False)
-    return Clip(model, _tokenizer(weights), weights, resolved, precision, image_batch, text_batch)
+    return Clip(model, open_tokenizer(weights), weights, resolved, precision, image_batch, text_batch)
 
 
-def _create_model(weights: ClipWeights, precision: str) -> torch.nn.Module:
-    """The architecture with seeded weights, on the CPU; the caller's random state is left as it was."""
+def create_model(weights: ClipWeights, precision: str) -> torch.nn.Module:
+    """Returns the architecture with seeded weights, on the CPU; the caller's random state is left as it was.
+
+    weights: only architecture and tag are read. precision: one of PRECISIONS. Raises UserError when the architecture
+    needs a package that is not installed.
+    """
     import open_clip
     import torch
 
@@ -421,8 +426,8 @@ def _require_transformers(weights: ClipWeights) -> None:
         )
 
 
-def _load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
-    """Puts a file's weights into the model, all of them and no others."""
+def load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
+    """Puts a file's weights into the model, all of them and no others. Raises UserError as `load_clip`."""
     import open_clip
 
     path = weights.path or ""
@@ -436,7 +441,7 @@ def _load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
         ) from error
     except Exception as error:  # whatever a foreign file makes open_clip raise
         raise UserError(
-            f"CLIP {path} does not fit {weights.architecture}: {_misfit(error)}; give the architecture that it was "
+            f"CLIP {path} does not fit {weights.architecture}: {misfit(error)}; give the architecture that it was "
             "trained with"
         ) from error
 
@@ -466,16 +471,16 @@ def is_torchscript(path: str) -> bool:
         return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
 
 
-def _misfit(error: Exception) -> str:
-    """The first detail of torch's list of keys that do not fit, else the first line."""
+def misfit(error: Exception) -> str:
+    """Returns the first detail of torch's list of keys that do not fit, else an error's first line."""
     lines = [line.strip() for line in str(error).splitlines()]
     detail = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else first_line(error)
     detail = detail.rstrip(". ")
     return detail if len(detail) <= 200 else detail[:200] + "…"
 
 
-def _tokenizer(weights: ClipWeights) -> Callable[[Sequence[str]], torch.Tensor]:
-    """The tokenizer of an architecture, with its own merges if it has some.
+def open_tokenizer(weights: ClipWeights) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Returns the tokenizer of an architecture, with its own merges if it has some: texts to int64 (T, L).
 
     Raises UserError when transformers cannot get at its files.
     """
