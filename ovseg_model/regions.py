@@ -114,14 +114,30 @@ def region_batch(
     import torch
 
     _check_frame(image_HW3, masks_NHW)
-    fill_rgb = 255 * np.asarray(mean) if options.fill == "mean" else np.zeros(3)
+    fill_rgb = fill_colour(mean, options)
     regions = torch.empty(len(masks_NHW), 3, size_px, size_px)
     # The reference path: boxes differ in size, hence one resize each.
     for index, box in enumerate(region_boxes_xywh(masks_NHW, options).tolist()):
         region = cut_region(image_HW3, masks_NHW[index], box, fill_rgb)
         regions[index] = resize_region(region, size_px, options.antialias)
-    scale = [torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (mean, std)]
-    return regions.div_(255).sub_(scale[0]).div_(scale[1])
+    return normalise(regions, mean, std)
+
+
+def fill_colour(mean: Sequence[float], options: RegionOptions) -> np.ndarray:
+    """Returns the background colour, RGB in 0..255, float64 (3,); mean: the model's, of RGB in 0..1."""
+    return 255 * np.asarray(mean) if options.fill == "mean" else np.zeros(3)
+
+
+def normalise(regions_N3SS: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Returns regions as the model's input: 0..1, minus its mean, over its deviation; of RGB in 0..1.
+
+    regions_N3SS: 0..255, on any device; float32 is overwritten, uint8 is not. Returns float32 (N, 3, S, S).
+    """
+    import torch
+
+    scale = [torch.tensor(values, dtype=torch.float32, device=regions_N3SS.device) for values in (mean, std)]
+    mean_311, std_311 = (values.reshape(3, 1, 1) for values in scale)
+    return regions_N3SS.to(torch.float32).div_(255).sub_(mean_311).div_(std_311)
 
 
 def _check_frame(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from outside this package.
 """
 
 from schemas.captions import CAPTIONS
-from schemas.conform import SchemaError, conform, conform_rows
+from schemas.conform import SchemaError, conform, conform_columns, conform_rows
 from schemas.drops import DROPS
 from schemas.errors import UserError
 from schemas.masks import MASKS
@@ -27,5 +27,6 @@ __all__ = [
     "SchemaError",
     "UserError",
     "conform",
+    "conform_columns",
     "conform_rows",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,28 @@ def conform(data: pa.Table, table: Table) -> pa.Table:
     for check in table.checks:
         _check_values(conformed, check, table)
     return conformed
+
+
+def conform_columns(data: pa.Table, table: Table) -> pa.Table:
+    """Returns `data`, some columns of the table as they were read, checked as far as they go.
+
+    A promise about values that needs a column which is not there is not checked.
+
+    Raises:
+        SchemaError: a column is unknown or of another type, or a value breaks a promise.
+    """
+    read = set(data.column_names)
+    _check_names([*data.column_names, *(_names(table) - read)], table)
+    for field in table.schema:
+        if field.name in read:
+            _check_type(data, field, table)
+            _check_nulls(data, field, table)
+    for check in table.checks:
+        if check.column in read:
+            # The column that the promise is about is there; which others it looks at, only `holds` knows.
+            with suppress(KeyError):
+                _check_values(data, check, table)
+    return data
 
 
 def conform_rows(rows: Sequence[dict[str, Any]], table: Table) -> pa.Table:

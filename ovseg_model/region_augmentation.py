@@ -1,0 +1,142 @@
+"""One training item: a masked region, or an image with a mask, at the model's size, with the mask in the same frame.
+
+Masks are passed along, never recovered from a colour as OVSeg's training does (method of Liang et al. CVPR 2023;
+open_clip_training/src/open_clip/transform.py). Array names end in their axes, as in `regions`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovseg_model.regions import RegionOptions, cut_region, region_boxes_xywh, resize_region
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+CROP_ATTEMPTS = 10
+"""As torchvision: after these the largest centred crop of the nearest allowed aspect ratio is taken."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random crop of the region, stretched to the model's square: OVSeg's only augmentation, with its figures."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    """Least and greatest share of the region's area that the crop has."""
+
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width over height of the crop, in pixels of the image; torchvision's default."""
+
+    def __post_init__(self) -> None:
+        """Refuses shares and ratios that no crop has. Raises UserError."""
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"scale: wanted two shares in ascending order, above 0 and up to 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise UserError(f"ratio: wanted two positive numbers in ascending order, got {self.ratio}")
+
+
+def seeded_randoms(seed: int, epoch: int, pair_id: str) -> random.Random:
+    """Random numbers of one pair in one epoch, whatever reads it in whatever order."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {pair_id}".encode(), digest_size=16).digest()
+    return random.Random(int.from_bytes(digest, "little"))
+
+
+def draw_crop_xywh(
+    height: int, width: int, augmentation: Augmentation, randoms: random.Random
+) -> tuple[int, int, int, int]:
+    """Returns a crop of a frame of height x width pixels: x, y, width, height; torchvision's RandomResizedCrop.
+
+    The ratio is the crop's own: of a frame that is longer than the widest ratio the fallback takes the centre part.
+    """
+    log_least, log_greatest = (math.log(bound) for bound in augmentation.ratio)
+    for _ in range(CROP_ATTEMPTS):
+        area = height * width * randoms.uniform(*augmentation.scale)
+        ratio = math.exp(randoms.uniform(log_least, log_greatest))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return randoms.randint(0, width - w), randoms.randint(0, height - h), w, h
+    least, greatest = augmentation.ratio
+    w, h = min(width, round(height * greatest)), min(height, round(width / least))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def crop_box_xywh(
+    mask_HW: np.ndarray, box_xywh: Sequence[int], augmentation: Augmentation, randoms: random.Random
+) -> tuple[int, int, int, int]:
+    """Returns a random crop of a box, in the frame of the image: x, y, width, height.
+
+    A crop without a pixel of the mask would show nothing but fill: then the whole box is returned.
+    """
+    x, y, width, height = box_xywh
+    left, top, w, h = draw_crop_xywh(height, width, augmentation, randoms)
+    x, y = x + left, y + top
+    return (x, y, w, h) if mask_HW[y : y + h, x : x + w].any() else tuple(box_xywh)
+
+
+def region_item(
+    image_HW3: np.ndarray,
+    mask_HW: np.ndarray,
+    size_px: int,
+    fill_rgb: Sequence[float],
+    options: RegionOptions,
+    augmentation: Augmentation | None = None,
+    randoms: random.Random | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns a masked region as `regions.region_batch` cuts it, before it is normalised, and its mask.
+
+    image_HW3: RGB uint8; mask_HW: bool, same frame, not empty; fill_rgb: 0..255. With an augmentation, a random crop
+    of the region. Returns float32 (3, S, S), 0..255 (beyond where `options.antialias` is off), and bool (S, S).
+    """
+    box = region_boxes_xywh(mask_HW[None], options)[0].tolist()
+    if augmentation is not None:
+        box = crop_box_xywh(mask_HW, box, augmentation, randoms)
+    region = cut_region(image_HW3, mask_HW, box, fill_rgb)
+    x, y, width, height = box
+    mask_SS = covering_mask(mask_HW[y : y + height, x : x + width], size_px)
+    return resize_region(region, size_px, options.antialias), mask_SS
+
+
+def image_item(
+    image_HW3: np.ndarray, mask_HW: np.ndarray, size_px: int, fill_rgb: Sequence[float], options: RegionOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the whole image, padded to a square about its centre and resized, and the mask in the same frame.
+
+    Padded as Alpha-CLIP's training does (Sun et al. CVPR 2024, train/dataset/alpha_grit.py): the RGB half of the model
+    begins as CLIP itself, which has seen things in their own proportions; and, as there, nothing is augmented. The
+    padding has the region's fill (Alpha-CLIP: black).
+
+    image_HW3: RGB uint8; mask_HW: bool, same frame. Returns float32 (3, S, S), 0..255, and bool (S, S).
+    """
+    import torch
+
+    height, width = mask_HW.shape
+    side = max(height, width)
+    rows, columns = (slice((side - length) // 2, (side - length) // 2 + length) for length in (height, width))
+    image_3MM = torch.as_tensor(np.asarray(fill_rgb, np.float32)).reshape(3, 1, 1).repeat(1, side, side)
+    image_3MM[:, rows, columns] = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1)))
+    mask_MM = np.zeros((side, side), bool)
+    mask_MM[rows, columns] = mask_HW
+    return resize_region(image_3MM, size_px, options.antialias), covering_mask(mask_MM, size_px)
+
+
+def covering_mask(mask_hw: np.ndarray, size_px: int) -> torch.Tensor:
+    """Returns a mask stretched to a square: True wherever a pixel touches the foreground, however little.
+
+    A patch is blank, and loses its token to a prompt, only if it has no foreground pixel (method of OVSeg, section
+    3.3), so shrinking must not lose a thin part, as nearest neighbour does. OVSeg's own masks are fat too: they are
+    taken after the bicubic resize. mask_hw: bool, (h, w). Returns bool (size_px, size_px).
+    """
+    import torch
+    from torch.nn.functional import adaptive_max_pool2d
+
+    # Each output pixel looks at floor(i * h / S) up to ceil((i + 1) * h / S): at every pixel that it overlaps.
+    values_11hw = torch.from_numpy(mask_hw.astype(np.float32))[None, None]
+    return adaptive_max_pool2d(values_11hw, size_px)[0, 0].bool()
