@@ -239,6 +239,9 @@ class _Filling:
         return sorted(failed)
 
     def is_whole(self, row: Row) -> bool:
+        if not self.options.whole_share:
+            return False
+        # Numbers of their own: another share must not change the crops.
         randoms = seeded_randoms(self.options.seed, self.epoch, f"{row['pair_id']} whole")
         return randoms.random() < self.options.whole_share
 

@@ -44,14 +44,14 @@ class EpochOrder:
 
     def places(self, positions_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row group and row, int64 (N,) each, at each position in the epoch."""
-        lined_up_N = np.array([self._unshuffled(position) for position in positions_N.tolist()], np.int64)
+        lined_up_N = np.empty(len(positions_N), np.int64)
+        windows_N = self.windows(positions_N)
+        for window in np.unique(windows_N).tolist():
+            start = int(self._window_ends[window - 1]) if window else 0
+            inside_N = windows_N == window
+            lined_up_N[inside_N] = start + self._shuffled(window, start)[positions_N[inside_N] - start]
         at_N = np.searchsorted(self._ends_G, lined_up_N, side="right")
         return self._group_G[at_N], lined_up_N - self._starts_G[at_N]
-
-    def _unshuffled(self, position: int) -> int:
-        window = int(np.searchsorted(self._window_ends, position, side="right"))
-        start = int(self._window_ends[window - 1]) if window else 0
-        return start + int(self._shuffled(window, start)[position - start])
 
     def _shuffled(self, window: int, start: int) -> np.ndarray:
         if window not in self._shuffles:
