@@ -14,6 +14,7 @@ from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.datasets.scene_nouns import CAPTIONS_ONLY, NAMES, STUFF, THINGS
 from ovseg_model.datasets.scenes import LEAST_VISIBLE, STYLES, Region, Scene, draw_scene, numbers, seen_in
+from ovseg_model.region_accuracy import count_regions
 from ovseg_model.regions import RegionOptions, mask_boxes_xywh, region_batch
 
 SIZE_PX = 128
@@ -145,10 +146,9 @@ def noun_recall(cosine_NK: np.ndarray, visible: Sequence[set[str]]) -> dict[str,
 
 def accuracy_by_noun(cosine_NK: np.ndarray, truth_N: np.ndarray) -> dict[str, float]:
     """Returns the share of each noun's regions whose best class is their own; nouns without regions are left out."""
-    right_N = cosine_NK.argmax(axis=1) == truth_N
-    return {
-        name: float(right_N[truth_N == index].mean()) for index, name in enumerate(NAMES) if (truth_N == index).any()
-    }
+    counts = count_regions(cosine_NK, truth_N)
+    found = zip(NAMES, counts.top1_K.tolist(), counts.regions_K.tolist(), strict=True)
+    return {name: right / regions for name, right, regions in found if regions}
 
 
 def mean_of(by_noun: dict[str, float], nouns: Sequence[str]) -> float:
