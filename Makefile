@@ -8,7 +8,7 @@ DEMO ?= demo
 .PHONY: help setup lint format test demo bench lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make the virtual environment from the lock
 
@@ -34,7 +34,7 @@ test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
 demo: setup ## draw 200 scenes, mine them with the CLIP that ships with the project, judge the pairs by the truth
 	$(BIN)/ovseg draw-scenes --output $(DEMO)/scenes --scenes 200
 	$(BIN)/ovseg mine --captions $(DEMO)/scenes/captions.json --images $(DEMO)/scenes/images --output $(DEMO)/run \
-	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.02 --clip scenes
+	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.01 --clip scenes
 	$(BIN)/ovseg judge --output $(DEMO)/run --truth $(DEMO)/scenes
 
 bench: setup ## time and memory against corpus size; writes tables to docs/

@@ -46,7 +46,7 @@ def mine(folder: Path) -> Path:
     if not (scenes / "captions.json").exists():
         run_ovseg("draw-scenes", "--output", scenes, "--split", "train", "--start", START, "--scenes", SCENES)
     captions = ("--captions", scenes / "captions.json", "--images", scenes / "images")
-    masks = ("--masks", "felzenszwalb", "--mask-option", "min_area_fraction=0.02")
+    masks = ("--masks", "felzenszwalb", "--mask-option", "min_area_fraction=0.01")
     run_ovseg("mine", *captions, "--nouns", "lexicon", *masks, "--clip", "scenes", "--output", run)
     run_ovseg("judge", "--output", run, "--truth", scenes)
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(escaped(f"ovseg {arguments[0]}: {error}"), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `| head` does; nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"ovseg {arguments[0]}: stopped; the same command goes on where it was", file=sys.stderr)
         return 130

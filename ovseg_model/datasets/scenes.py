@@ -354,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--check", action="store_true", required=True, help="what a CLIP knows of held-out scenes")
     parser.add_argument("--clip", default="scenes", help="the CLIP that is checked, as --clip of ovseg mine")
-    parser.add_argument("--scenes", type=int, default=2000, help="scenes of each style")
+    parser.add_argument("--scenes", type=int, default=1000, help="scenes of each style")
     parser.add_argument("--split", choices=SPLITS, default="test", help="part of the world")
     parser.add_argument("--templates", default="vild", help="prompt templates, as --templates of ovseg mine")
     arguments = parser.parse_args(argv)
