@@ -364,7 +364,22 @@ def load_clip(
     if weights.path is not None:
         load_weights(model, weights)
     model.to(resolved).eval().requires_grad_(False)
-    return Clip(model, open_tokenizer(weights), weights, resolved, precision, image_batch, text_batch)
+    tokenizer = open_tokenizer(weights)
+    _check_vocabulary(weights, tokenizer)
+    return Clip(model, tokenizer, weights, resolved, precision, image_batch, text_batch)
+
+
+def _check_vocabulary(weights: ClipWeights, tokenizer: Callable[[Sequence[str]], torch.Tensor]) -> None:
+    """Refuses a tokenizer of more tokens than the text tower knows: another model's."""
+    import open_clip
+
+    known = open_clip.get_model_config(weights.architecture)["text_cfg"].get("vocab_size")
+    got = getattr(tokenizer, "vocab_size", None)
+    if known and got and got > known:
+        raise UserError(
+            f"CLIP {weights.name}: its text tower knows {known:,} tokens, its tokenizer {got:,}; put {BPE_FILE}, the "
+            f"merges that it was trained with, beside {CONFIG_FILE}"
+        )
 
 
 def create_model(weights: ClipWeights, precision: str) -> torch.nn.Module:

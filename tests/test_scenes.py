@@ -126,7 +126,7 @@ def test_sizes_of_things_differ_by_view():
 
 def test_colour_tells_no_class(drawn):
     # Every class is seen in colours that are not its own, and every colour on several classes.
-    pairs = {(region.noun, region.colour) for number in range(600) for region in draw_scene(number, 32).regions}
+    pairs = {(region.noun, region.colour) for number in range(1500) for region in draw_scene(number, 32).regions}
     for noun in NOUNS:
         assert {colour for name, colour in pairs if name == noun.name} - set(noun.colours)
     for colour in COLOURS:
