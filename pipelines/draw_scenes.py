@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     options = read_options(parser.parse_args(argv[1:]), DrawOptions)
     if not options.output:
         raise UserError("--output is missing; give a folder")
+    if "://" in options.output:
+        raise UserError(f"--output {options.output}: wanted a local folder; copy the scenes to a bucket afterwards")
     require_at_least("scenes", options.scenes, 1)
     require_at_least("start", options.start, 0)
     require_at_least("size_px", options.size_px, 32)

@@ -27,7 +27,7 @@ from pipelines.plain import run_plain
 from pipelines.plan import MineOptions, Plan, plan_run, stale_tables
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
-from pipelines.summary import example_pairs, summary
+from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, summary
 from pipelines.units import StoredTable
 from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
 from schemas import UserError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     options, beam_arguments = parse(argv)
     execute_plan = executor(options.run.runner, beam_arguments)
     plan = plan_run(MAKES[argv[0]], options)
-    for line in stale_tables(plan):
+    for line in notices(plan):
         print(line, file=sys.stderr)
     plan.run.remove(SUCCESS_FILE)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
@@ -70,6 +70,12 @@ def main(argv: Sequence[str]) -> int:
         plan.run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
     print(summary(plan.run, manifest, examples))
     return report_empty_stages(manifest)
+
+
+def notices(plan: Plan) -> list[str]:
+    """What should be known before hours of work: tables that are made anew, and a CLIP that knows drawn scenes only."""
+    weights = [weight for facts in plan.stages.values() for weight in facts.weights]
+    return [*stale_tables(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
 
 
 def report_empty_stages(manifest: dict[str, Any]) -> int:

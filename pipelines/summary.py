@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
@@ -39,9 +39,14 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
         lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
-    if any(weight["name"] in EMBEDDED for weight in manifest["weights"]):
+    if knows_only_scenes(manifest["weights"]):
         lines += ["", *ONLY_SCENES]
     return "\n".join(map(escaped, [*lines, "", f"run: {run.url}"]))
+
+
+def knows_only_scenes(weights: Sequence[dict[str, Any]]) -> bool:
+    """Whether the scorer is the CLIP that ships with the project; `weights` as run.json lists them."""
+    return any(weight["name"] in EMBEDDED for weight in weights)
 
 
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:

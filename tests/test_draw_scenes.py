@@ -49,6 +49,7 @@ def test_every_label_has_a_colour_of_its_own():
     ("arguments", "message"),
     [
         ([], "--output is missing; give a folder"),
+        (["--output", "memory://x"], "--output memory://x: wanted a local folder"),
         (["--output", "x", "--scenes", "0"], "--scenes: wanted 1 or more, got 0"),
         (["--output", "x", "--size-px", "8"], "--size-px: wanted 32 or more, got 8"),
         (["--output", "x", "--scenes", "2", "--start", "999999"], "val has 1,000,000 numbers"),

@@ -318,3 +318,13 @@ def test_random_weights_mark_every_output(corpus, tmp_path, capsys, monkeypatch)
     assert set(ds.dataset(tmp_path / "run/pairs").to_table(columns=["meaningless"])["meaningless"].to_pylist()) == {
         True
     }
+
+
+def test_the_shipped_clip_says_before_and_after_what_it_knows(corpus, tmp_path, capsys):
+    assert main(["mine", *corpus, "--clip", "scenes", "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
+    printed = capsys.readouterr()
+    for text in (printed.err, printed.out):
+        assert "knows the drawn world of `ovseg draw-scenes` only" in text
+        assert "photographs give --clip ViT-B-16/openai" in text
+    assert manifest_of(tmp_path / "run")["meaningless"] is False
+    assert set(ds.dataset(tmp_path / "run/pairs").to_table(columns=["scorer"])["scorer"].to_pylist()) == {"scenes"}
