@@ -20,7 +20,7 @@ from schemas import UserError
 
 PICTURE_FILE = "judged.png"
 SHOWN = 12
-TITLE = "Mined pairs: the region in red, under it the noun that CLIP gave it; framed green if right, red if wrong"
+TITLE = "Drawn scenes: the region (red) that CLIP chose for each noun of a caption; framed green if right, red if wrong"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,13 @@ def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
         raise UserError(f"{run.url}: the run has no PAIRS; make them with ovseg match --output {run.url}")
     for part in tables["pairs"]["parts"]:
         for row in run.read_part(part["path"]).to_pylist():
-            yield judge(row, read_labels(truth, row["image_id"]))
+            labels_HW = read_labels(truth, row["image_id"])
+            if labels_HW.shape != (row["height"], row["width"]):
+                raise UserError(
+                    f"--truth {truth}: scene {row['image_id']} is {labels_HW.shape} there and "
+                    f"{(row['height'], row['width'])} in the run (height, width); give the scenes that were mined"
+                )
+            yield judge(row, labels_HW)
 
 
 def read_labels(truth: Path, image_id: str) -> np.ndarray:
@@ -93,12 +99,18 @@ def read_labels(truth: Path, image_id: str) -> np.ndarray:
 
     from ovseg_model.datasets.scene_files import LABELS, file_name
 
-    path = truth / LABELS / (file_name(int(image_id)) if image_id.isdigit() else f"{image_id}.png")
+    if not (image_id.isascii() and image_id.isdecimal()):
+        raise UserError(f"--truth {truth}: {image_id!r} is no number of a scene; judge runs of ovseg draw-scenes")
+    path = truth / LABELS / file_name(int(image_id))
     if not path.is_file():
         raise UserError(
             f"--truth {truth}: has no {path.name} under {LABELS}; give the folder that the run's scenes are in"
         )
-    return np.asarray(Image.open(path))
+    try:
+        with Image.open(path) as labels:
+            return np.asarray(labels)
+    except OSError as error:
+        raise UserError(f"{path}: is no label map that can be read ({error}); draw the scenes again") from error
 
 
 def judge(row: dict[str, Any], labels_HW: np.ndarray) -> Judged:

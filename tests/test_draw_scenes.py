@@ -64,3 +64,17 @@ def test_a_users_mistake_is_one_sentence(arguments, message, tmp_path, monkeypat
 def test_the_choices_are_those_of_the_world():
     assert tuple(SPLITS) == draw_scenes.SPLITS
     assert draw_scenes.STYLES == STYLES
+
+
+def test_the_same_scenes_may_be_drawn_again_and_others_are_refused(folder, capsys):
+    same = ["draw-scenes", "--output", str(folder), "--scenes", "3", "--start", "2", "--size-px", "48"]
+    assert main(same) == 0
+    assert main([*same, "--style", "ink"]) == 2
+    assert "holds other files, or scenes of other options" in capsys.readouterr().err
+    assert json.loads((folder / "scenes.json").read_text())["style"] == "painted"
+
+
+def test_files_of_others_are_not_overwritten(tmp_path, capsys):
+    (tmp_path / "captions.json").write_text("mine")
+    assert main(["draw-scenes", "--output", str(tmp_path), "--scenes", "1"]) == 2
+    assert (tmp_path / "captions.json").read_text() == "mine"

@@ -125,6 +125,16 @@ def test_a_users_mistake_is_one_sentence(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_truth_of_another_size_or_no_picture_is_refused(mined, tmp_path, capsys):
+    write_scenes(tmp_path, (draw_scene(number, 40) for number in SPLITS["val"][:6]))
+    assert main(["judge", "--output", str(mined), "--truth", str(tmp_path)]) == 2
+    assert "(40, 40) there and (48, 48) in the run" in capsys.readouterr().err
+    for path in (tmp_path / "labels").iterdir():
+        path.write_text("no picture")
+    assert main(["judge", "--output", str(mined), "--truth", str(tmp_path)]) == 2
+    assert "is no label map that can be read" in capsys.readouterr().err
+
+
 def test_a_truth_of_other_scenes_is_refused(mined, tmp_path, capsys):
     assert main(["judge", "--output", str(mined), "--truth", str(tmp_path)]) == 2
     assert f"has no {file_name(SPLITS['val'][0])[:6]}" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -361,8 +362,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ovseg_model.datasets.scene_check import report
 
     drawn = world_sha256()
+    try:
+        numbers(arguments.split, max(1, arguments.scenes))
+        text = report(arguments.clip, max(1, arguments.scenes), arguments.split, arguments.templates)
+    except UserError as error:
+        print(f"scenes --check: {error}", file=sys.stderr)
+        return 2
     print(f"world {WORLD_VERSION}, sha256 {drawn[:16]}: {'as frozen' if drawn == WORLD_SHA256 else 'NOT as frozen'}\n")
-    print(report(arguments.clip, arguments.scenes, arguments.split, arguments.templates))
+    print(text)
     return int(drawn != WORLD_SHA256)
 
 
