@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ovseg_model.datasets import scene_check
+from ovseg_model.datasets import scene_check, scenes
 from ovseg_model.datasets.scene_check import (
     SceneCheck,
     accuracy_by_noun,
@@ -96,13 +96,13 @@ class KnowsAll:
 
 
 def test_the_check_scores_every_object_once(monkeypatch):
-    scenes = [draw_scene(number, scene_check.SIZE_PX) for number in SPLITS["test"][:5]]
-    truth = [NAMES.index(region.noun) for scene in scenes for region in objects(scene)]
-    first = [NAMES.index(objects(scene)[0].noun) for scene in scenes]
+    drawn = [draw_scene(number, scene_check.SIZE_PX) for number in SPLITS["test"][:5]]
+    truth = [NAMES.index(region.noun) for scene in drawn for region in objects(scene)]
+    first = [NAMES.index(objects(scene)[0].noun) for scene in drawn]
     result = check_scenes(KnowsAll([*first, *truth, *truth]), 5)
     assert set(result.crops.values()) == set(result.masked.values()) == {1.0}
     assert set(result.crops) == {NAMES[label] for label in truth}
-    assert all(result.recall[objects(scene)[0].noun] > 0 for scene in scenes)
+    assert all(result.recall[objects(scene)[0].noun] > 0 for scene in drawn)
 
 
 def test_the_tables_say_what_was_measured():
@@ -113,3 +113,16 @@ def test_the_tables_say_what_was_measured():
     assert "| masked regions: top-1 of 44, stuff | 1.000 | 1.000 |" in lines
     assert "| kite | 0.250 | 0.750 | nan |" in table_of_nouns(result)
     assert len(NAMES) == len(STUFF) + len(THINGS) == 44
+
+
+def test_the_command_says_whether_the_world_is_the_frozen_one(capsys, monkeypatch):
+    assert scenes.main(["--check", "--scenes", "2"]) == 0
+    assert ": as frozen" in capsys.readouterr().out
+    monkeypatch.setattr(scenes, "WORLD_SHA256", "another")
+    assert scenes.main(["--check", "--scenes", "2", "--split", "val"]) == 1
+    assert "NOT as frozen" in capsys.readouterr().out
+
+
+def test_a_clip_that_is_not_there_is_one_sentence(capsys):
+    assert scenes.main(["--check", "--clip", "nope", "--scenes", "1"]) == 2
+    assert capsys.readouterr().err.startswith("scenes --check: CLIP: wanted ARCHITECTURE/TAG")

@@ -170,6 +170,15 @@ def test_the_command_takes_every_option(tmp_path):
     assert PretrainOptions().captions <= CAPTIONS
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--steps", "0", "--steps: wanted 1 or more, got 0"), ("--captions", "9", "--captions: wanted 1 to 5, got 9")],
+)
+def test_a_users_mistake_is_one_sentence(tmp_path, option, value, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["--output", str(tmp_path), option, value, "--device", "cpu"])
+
+
 # The weights that ship.
 
 

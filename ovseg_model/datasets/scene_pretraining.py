@@ -82,9 +82,17 @@ class PretrainOptions:
     warmup: int = 50
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuses values that no training can work with; raises UserError."""
+        for name, least, most in (("steps", 1, None), ("batch", 2, None), ("warmup", 1, None), ("captions", 1, 5)):
+            value = getattr(self, name)
+            if value < least or (most and value > most):
+                wanted = f"{least} to {most}" if most else f"{least} or more"
+                raise UserError(f"--{name}: wanted {wanted}, got {value}")
+
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """Returns the small CLIP's configuration in open_clip's form: 8 x 8 patches of 8 pixels, 3.2 M parameters."""
+    """Returns the small CLIP's configuration in open_clip's form: 8 x 8 patches of 8 pixels, 3.3 M parameters."""
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": SIZE_PX, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64},
@@ -396,7 +404,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-    pretrain(output, PretrainOptions(**arguments), device, workers)
+    try:
+        pretrain(output, PretrainOptions(**arguments), device, workers)
+    except UserError as error:
+        raise SystemExit(f"scene_pretraining: {error}") from None
 
 
 if __name__ == "__main__":
