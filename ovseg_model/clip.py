@@ -113,6 +113,10 @@ def resolve_clip(
     import open_clip
 
     head, _, tag = name.rpartition("/")
+    if name in EMBEDDED and architecture:
+        raise UserError(
+            f"CLIP {name} ships with its architecture; leave {architecture} away, it is for checkpoint files"
+        )
     if name in EMBEDDED:
         weights = dataclasses.replace(_checkpoint_weights(EMBEDDED[name], architecture), name=name)
     elif head in open_clip.list_models():
@@ -145,9 +149,11 @@ def _unknown_name(name: str) -> str:
         return (
             f"CLIP: there is no file or folder {name}; give a checkpoint that exists, or ARCHITECTURE/TAG of open_clip"
         )
-    known = ["/".join(pair) for pair in open_clip.list_pretrained()]
+    known = [*EMBEDDED, *("/".join(pair) for pair in open_clip.list_pretrained())]
     return (
-        f"CLIP: wanted ARCHITECTURE/TAG of open_clip, ARCHITECTURE/random or a checkpoint's path, got {name!r}; "
+        f"CLIP: wanted ARCHITECTURE/TAG of open_clip, ARCHITECTURE/random, {', '.join(EMBEDDED)} or a checkpoint's "
+        f"path, "
+        f"got {name!r}; "
         f"{_closest(name, known)}all are listed by: {LIST_COMMAND}"
     )
 

@@ -49,7 +49,7 @@ class FinetuneOptions:
     whole_share: float = _option(0.0, "share of rows that show the whole image, against forgetting; Alpha-CLIP has 0.1")
     templates: str = _option("vild", "prompt templates of the nouns, as those of ovseg match")
     precision: str = _option("auto", "autocast: auto is bf16 on a GPU and fp32 on a CPU", PRECISIONS)
-    grad_checkpointing: bool = _option(False, "compute activations again backwards: less memory, about a third slower")
+    grad_checkpointing: bool = _option(False, "compute activations again backwards: less memory, for one more forward")
     compile: bool = _option(False, "torch.compile the image tower")
     workers: int = _option(2, "processes that read and cut images ahead")
     seed: int = _option(0, "of shuffling, augmentation, prompts and the cap")

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ovseg_model.datasets.scene_check import SIZE_PX
+from ovseg_model.datasets.scene_files import CLASSES_FILE, IMAGES, INSTANCES, LABELS
+from ovseg_model.datasets.scene_nouns import NAMES
+from ovseg_model.datasets.scenes import LEAST_VISIBLE, STYLES, VOID, draw_scene, numbers
 from schemas.errors import UserError
 
 SCENES = "scenes"
-SCENE_PX = 128
-"""Side at which scenes are drawn to be measured."""
-
-LEAST_AREA = 0.025
-"""Share of the image below which a region is not measured, as in the check of scenes."""
 
 
 @dataclass(frozen=True)
@@ -55,37 +54,32 @@ def open_labelled_set(name: str, limit: int) -> LabelledSet:
 
 
 def _drawn_scenes(name: str, limit: int) -> LabelledSet:
-    from ovseg_model.datasets.scene_nouns import NAMES
-    from ovseg_model.datasets.scenes import STYLES, draw_scene, numbers
-
     style = name.partition(":")[2] or STYLES[0]
     if style not in STYLES:
         raise UserError(f"labelled set {name}: wanted one of {', '.join(f'{SCENES}:{each}' for each in STYLES)}")
 
     def images() -> Iterator[LabelledImage]:
         for number in numbers("test", limit):
-            scene = draw_scene(number, SCENE_PX, style)
+            scene = draw_scene(number, SIZE_PX, style)
             yield labelled_image(scene.image_HW3, scene.labels_HW, scene.instances_HW)
 
     return LabelledSet(name, NAMES, images)
 
 
 def labelled_image(image_HW3: np.ndarray, labels_HW: np.ndarray, instances_HW: np.ndarray) -> LabelledImage:
-    """Returns the regions of an image, by its maps: one an instance of LEAST_AREA or more.
+    """Returns the regions of an image, by its maps: one an instance of LEAST_VISIBLE of the image or more.
 
-    labels_HW: integers, 255 where there is no class. instances_HW: integers, 0 where there is none; an instance has
+    labels_HW: integers, VOID where there is no class. instances_HW: integers, 0 where there is none; an instance has
     one label.
     """
     numbers, areas = np.unique(instances_HW[instances_HW > 0], return_counts=True)
-    masks_NHW = instances_HW == numbers[areas >= LEAST_AREA * instances_HW.size][:, None, None]
+    masks_NHW = instances_HW == numbers[areas >= LEAST_VISIBLE * instances_HW.size][:, None, None]
     truth_N = np.array([labels_HW[mask_HW][0] for mask_HW in masks_NHW], np.int64)
-    return LabelledImage(image_HW3, masks_NHW[truth_N != 255], truth_N[truth_N != 255])
+    return LabelledImage(image_HW3, masks_NHW[truth_N != VOID], truth_N[truth_N != VOID])
 
 
 def _scene_folder(folder: Path, limit: int) -> LabelledSet:
     from PIL import Image
-
-    from ovseg_model.datasets.scene_files import CLASSES_FILE, IMAGES, INSTANCES, LABELS
 
     if not (folder / CLASSES_FILE).is_file():
         raise UserError(

@@ -79,8 +79,10 @@ def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
     if "pairs" not in tables:
         raise UserError(f"{run.url}: the run has no PAIRS; make them with ovseg match --output {run.url}")
     for part in tables["pairs"]["parts"]:
+        labels_HW, of_image = np.empty((0, 0)), None
         for row in run.read_part(part["path"]).to_pylist():
-            labels_HW = read_labels(truth, row["image_id"])
+            if row["image_id"] != of_image:  # an image's pairs stand together
+                labels_HW, of_image = read_labels(truth, row["image_id"]), row["image_id"]
             if labels_HW.shape != (row["height"], row["width"]):
                 raise UserError(
                     f"--truth {truth}: scene {row['image_id']} is {labels_HW.shape} there and "

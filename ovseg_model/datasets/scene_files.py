@@ -10,6 +10,7 @@ classes.json              name, kind (stuff or thing) and labelled (whether fixe
 from __future__ import annotations
 
 import colorsys
+import functools
 import json
 import os
 from collections.abc import Iterable
@@ -56,6 +57,7 @@ def _write_pictures(folder: Path, scene: Scene) -> None:
     Image.fromarray(scene.instances_HW, "L").save(folder / INSTANCES / name)
 
 
+@functools.cache
 def palette() -> np.ndarray:
     """Returns a colour for each label, uint8 (256, 3): hues a golden angle apart, void white."""
     colours = np.full((256, 3), 255, np.uint8)

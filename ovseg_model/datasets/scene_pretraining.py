@@ -165,11 +165,12 @@ def ideal_loss(scenes: Sequence[Scene], captions: Sequence[str], known: Sequence
     return float(np.mean([math.log(sum(nouns <= each for each in shown)) for nouns in named]))
 
 
-def contrastive_loss(similarity_BT: torch.Tensor, captions: int) -> torch.Tensor:
-    """Returns the symmetric InfoNCE loss of scenes with several captions each, in nats.
+def contrastive_losses(similarity_BT: torch.Tensor, captions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the two halves of the symmetric InfoNCE loss of scenes with several captions each, in nats.
 
-    similarity_BT: scaled cosines of B scenes and T = B·captions captions, those of the first scene first. Each caption
-    has one scene; a scene's target is spread over its captions, and ln(captions) is what it cannot get below.
+    similarity_BT: scaled cosines of B scenes and T = B·captions captions, those of the first scene first. From caption
+    to scene, where each caption has one; and from scene to captions, where a scene's target is spread over its own,
+    and ln(captions) is what it cannot get below.
     """
     import torch
     from torch.nn.functional import cross_entropy, log_softmax
@@ -177,7 +178,7 @@ def contrastive_loss(similarity_BT: torch.Tensor, captions: int) -> torch.Tensor
     own_T = torch.arange(len(similarity_BT), device=similarity_BT.device).repeat_interleave(captions)
     to_scenes = cross_entropy(similarity_BT.T, own_T)
     to_captions = -log_softmax(similarity_BT, dim=1)[own_T, torch.arange(len(own_T), device=own_T.device)].mean()
-    return (to_scenes + to_captions) / 2
+    return to_scenes, to_captions
 
 
 class Pretraining:
@@ -228,15 +229,15 @@ class Pretraining:
             texts = encode_cut_texts(self.model, batch.tokens_TL.to(self.device))
             texts_TD = torch.nn.functional.normalize(texts.float(), dim=-1)
         similarity_BT = self.model.logit_scale.exp() * images_BD @ texts_TD.T
-        loss = contrastive_loss(similarity_BT, self.options.captions)
-        loss.backward()
+        to_scenes, to_captions = contrastive_losses(similarity_BT, self.options.captions)
+        ((to_scenes + to_captions) / 2).backward()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, math.log(100))
         self.step += 1
-        return _text_loss(similarity_BT.detach(), self.options.captions)
+        return to_scenes.item()
 
     def _normalised(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         import torch
@@ -281,13 +282,6 @@ class Pretraining:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step = state["step"]
-
-
-def _text_loss(similarity_BT: torch.Tensor, captions: int) -> float:
-    import torch
-
-    own_T = torch.arange(len(similarity_BT), device=similarity_BT.device).repeat_interleave(captions)
-    return torch.nn.functional.cross_entropy(similarity_BT.T, own_T).item()
 
 
 def pretrain(
