@@ -152,8 +152,7 @@ def _unknown_name(name: str) -> str:
     known = [*EMBEDDED, *("/".join(pair) for pair in open_clip.list_pretrained())]
     return (
         f"CLIP: wanted ARCHITECTURE/TAG of open_clip, ARCHITECTURE/random, {', '.join(EMBEDDED)} or a checkpoint's "
-        f"path, "
-        f"got {name!r}; "
+        f"path, got {name!r}; "
         f"{_closest(name, known)}all are listed by: {LIST_COMMAND}"
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ovseg_model.adaptation_accuracy import ACCURACIES, AccuracyMeter
 from ovseg_model.adapted_weights import adapt_clip, export_open_clip, save_adapted, whole_file
-from ovseg_model.checkpoint import CHECKPOINT_FILE, read_checkpoint, write_checkpoint
+from ovseg_model.checkpoint import CHECKPOINT_FILE, changed_names, read_checkpoint, write_checkpoint
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, ClipWeights, load_clip
 from ovseg_model.finetune_options import FinetuneOptions
@@ -79,15 +79,21 @@ def finetune(run: Finetuning, device: str = "auto", say: Callable[[str], None] =
     Raises UserError for a device or a micro-batch that cannot be, a checkpoint of other options, and a loss that is
     not a number: the last checkpoint stands.
     """
+    done = _finished(run)
+    if done is not None:
+        say(f"{run.output}: is trained already; remove {RESULT_FILE} to train again")
+        return done
     with open_processes(device) as processes:
         _check_batch(run.options, processes)
         clip = load_clip(run.weights, processes.device)
         state = _open_state(run, clip, processes)
         saved = read_checkpoint(run.output, run.made_by())
         if saved is not None:
-            state.restore(saved)
-            say(f"going on at step {state.at.step:,}, stage {state.stage}") if processes.first else None
+            state.restore(saved["training"])
         trainer = _Trainer(run, clip, state, processes, say)
+        if saved is not None:
+            trainer.counts = BatchCounts(**saved["counts"])
+            trainer.say(f"going on at step {state.at.step:,}, stage {state.stage}")
         try:
             return trainer.train()
         except KeyboardInterrupt:
@@ -98,6 +104,17 @@ def finetune(run: Finetuning, device: str = "auto", say: Callable[[str], None] =
                 f"{run.output}: {error}; the last checkpoint stands, and the same command goes on from it; lower the "
                 "learning rate, lengthen --warmup, or give --precision fp32"
             ) from error
+
+
+def _finished(run: Finetuning) -> dict[str, Any] | None:
+    """What result.json holds, where the same run is done; refuses a folder that another run has finished in."""
+    path = run.output / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text())
+    if changed := changed_names(result["made_by"], run.made_by()):
+        raise UserError(f"{path}: is the result of another {', '.join(changed)}; give another --output")
+    return result
 
 
 def _check_batch(options: FinetuneOptions, processes: Processes) -> None:
@@ -131,7 +148,7 @@ class _Trainer:
         self.batches = batch_options(run, clip)
         self.per_epoch = batches_per_epoch(run.pairs, self.batches)
         self.log = TrainingLog(run.output, state.at.step, LOG_COLUMNS) if processes.first else None
-        self.meter = open_meter(run, processes.device) if run.labelled and processes.first else None
+        self.meter = open_meter(run, clip) if run.labelled and processes.first else None
         self.counts = BatchCounts()
         self.recent = _Recent()
 
@@ -215,7 +232,8 @@ class _Trainer:
 
     def save(self) -> None:
         if self.processes.first:
-            write_checkpoint(self.run.output, self.run.made_by(), self.state.state())
+            state = {"training": self.state.state(), "counts": dataclasses.asdict(self.counts)}
+            write_checkpoint(self.run.output, self.run.made_by(), state)
 
     def write_stage(self) -> None:
         """The model after a stage, where another follows: the paper's FT before its MPT."""
@@ -230,7 +248,11 @@ class _Trainer:
         save_adapted(model, str(output / ADAPTED_FILE), self.notes())
         if not model.depth and model.alpha_conv is None:
             export_open_clip(model, str(output / EXPORT_FOLDER))
-        result = {**self.notes(), "accuracy": self.log.measured(ACCURACIES), "rows": dataclasses.asdict(self.counts)}
+        result = {
+            "made_by": self.run.made_by(),
+            "accuracy": self.log.measured(ACCURACIES),
+            "rows": dataclasses.asdict(self.counts),
+        }
         with whole_file(str(output / RESULT_FILE)) as part:
             Path(part).write_text(json.dumps(result, indent=1) + "\n")
         self.log.close()
@@ -239,8 +261,7 @@ class _Trainer:
 
     def notes(self) -> dict[str, Any]:
         """What a file of weights remembers of its making."""
-        made_by = {name: value for name, value in self.run.made_by().items() if name != "clip"}
-        return {"finetuned": made_by, "pairs": len(self.run.pairs), "nouns": len(self.run.pairs.nouns)}
+        return {"made_by": self.run.made_by(), "pairs": len(self.run.pairs), "nouns": len(self.run.pairs.nouns)}
 
 
 class _Recent:
@@ -276,9 +297,8 @@ def batch_options(run: Finetuning, clip: Clip) -> BatchOptions:
     )
 
 
-def open_meter(run: Finetuning, device: str) -> AccuracyMeter:
-    """What measures models on the run's labelled set, with its classes as the unadapted text tower embeds them."""
-    clip = load_clip(run.weights, device)
+def open_meter(run: Finetuning, clip: Clip) -> AccuracyMeter:
+    """What measures models on the run's labelled set, whose classes the text tower reads, which never trains."""
     embeddings = ClassEmbeddings(clip, prompt_templates(run.options.templates))
     return AccuracyMeter(run.labelled, embeddings.embed(run.labelled.classes), clip.mean, clip.std)
 

@@ -92,7 +92,7 @@ def train(run: RunOptions, options: FinetuneOptions, fetch: FetchOptions) -> str
     result = finetune(finetuning, run.device)
     if not result:  # another process than the first
         return ""
-    if labelled:
+    if labelled and not (Path(run.output) / PICTURE_FILE).exists():
         picture = draw_recognised(recognised_by_both(finetuning, run.device))
         (Path(run.output) / PICTURE_FILE).write_bytes(picture)
     return accuracy_table(result, run.output)
@@ -101,12 +101,12 @@ def train(run: RunOptions, options: FinetuneOptions, fetch: FetchOptions) -> str
 def recognised_by_both(run: Finetuning, device: str) -> list[Recognised]:
     """A region of each of the first images of the labelled set, as CLIP takes it before and after."""
     from ovseg_model.adapted_weights import adapt_clip, load_adapted
-    from ovseg_model.clip import resolve_device
+    from ovseg_model.clip import load_clip, resolve_device
     from ovseg_model.finetune import ADAPTED_FILE, open_meter
 
     device = resolve_device(device)
     images = list(itertools.islice((each for each in run.labelled.images() if len(each.truth_N)), SHOWN))
-    meter = open_meter(run, device)
+    meter = open_meter(run, load_clip(run.weights, device))
     models = adapt_clip(run.weights), load_adapted(str(run.output / ADAPTED_FILE))
     before, after = (meter.recognise(model.to(device), images) for model in models)
     classes = run.labelled.classes

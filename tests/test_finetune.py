@@ -201,6 +201,18 @@ def test_kill_9_and_the_same_command_give_the_same_weights(command, tmp_path, st
     files = [(tmp_path / name / "adapted.safetensors").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    rows = [json.loads((tmp_path / name / "result.json").read_text())["rows"] for name in ("whole", "killed")]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_that_is_done_is_not_trained_again_nor_overwritten(command, tmp_path, capsys):
+    assert main(command("--mode", "prompt")) == 0
+    made = (tmp_path / "out" / "adapted.safetensors").stat().st_mtime_ns
+    assert main(command("--mode", "prompt")) == 0
+    assert "is trained already" in capsys.readouterr().out
+    assert main(command("--mode", "prompt", "--seed", "7")) == 2
+    assert "is the result of another seed" in capsys.readouterr().err
+    assert (tmp_path / "out" / "adapted.safetensors").stat().st_mtime_ns == made
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(command, tmp_path, monkeypatch, capsys):
