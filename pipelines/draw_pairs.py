@@ -19,6 +19,7 @@ TITLE_PX = 30
 LABEL_CHARS = 40
 """What a tile has room for; Pillow would draw a noun of any length, line by line."""
 TINT_RGB = np.array([255, 60, 60])
+BORDER_RGB = (70, 0, 0)
 RIGHT_RGB, WRONG_RGB = (25, 130, 45), (190, 30, 30)
 
 
@@ -95,6 +96,15 @@ def draw_tile(
 
 
 def tint(pixels_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The image paler outside the mask, and half red inside it; RGB uint8 (H, W, 3)."""
+    """The image paler outside the mask, half red inside it, and the mask's border dark; RGB uint8 (H, W, 3)."""
     paler = pixels_HW3 * 0.45 + 140
-    return np.where(mask_HW[..., None], (pixels_HW3 + TINT_RGB) / 2, paler).astype(np.uint8)
+    tinted = np.where(mask_HW[..., None], (pixels_HW3 + TINT_RGB) / 2, paler).astype(np.uint8)
+    tinted[border(mask_HW)] = BORDER_RGB  # red on a red thing shows nothing
+    return tinted
+
+
+def border(mask_HW: np.ndarray) -> np.ndarray:
+    """The pixels of a mask that touch one outside it, by side; the image's edge is no outside. bool (H, W)."""
+    padded = np.pad(mask_HW, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask_HW & ~inside

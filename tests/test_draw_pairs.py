@@ -7,7 +7,7 @@ from PIL import Image
 
 from ovseg_model import rle
 from ovseg_model.images import FetchOptions
-from pipelines.draw_pairs import LABEL_PX, TILE_PX, draw_pairs, tint
+from pipelines.draw_pairs import BORDER_RGB, LABEL_PX, TILE_PX, border, draw_pairs, tint
 
 MASK = np.zeros((4, 6), bool)
 MASK[:, :3] = True
@@ -27,6 +27,11 @@ def test_the_mask_is_red_and_the_rest_is_pale():
     tinted = tint(np.zeros((4, 6, 3), np.uint8), MASK)
     assert tinted[0, 0].tolist() == [127, 30, 30]
     assert tinted[0, 5].tolist() == [140, 140, 140]
+
+
+def test_the_border_of_a_mask_is_dark():
+    assert border(MASK).tolist() == [[False, False, True, False, False, False]] * 4
+    assert tint(np.full((4, 6, 3), 200, np.uint8), MASK)[1, 2].tolist() == list(BORDER_RGB)
 
 
 def test_a_tile_for_each_pair_whose_image_is_there(tmp_path):
