@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovseg_model.regions import RegionOptions, cut_region, region_boxes_xywh, resize_region
+from ovseg_model.regions import RegionOptions, covering_mask, cut_region, region_boxes_xywh, resize_region
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,18 +125,3 @@ def image_item(
     mask_MM = np.zeros((side, side), bool)
     mask_MM[rows, columns] = mask_HW
     return resize_region(image_3MM, size_px, options.antialias), covering_mask(mask_MM, size_px)
-
-
-def covering_mask(mask_hw: np.ndarray, size_px: int) -> torch.Tensor:
-    """Returns a mask stretched to a square: True wherever a pixel touches the foreground, however little.
-
-    A patch is blank, and loses its token to a prompt, only if it has no foreground pixel (method of OVSeg, section
-    3.3), so shrinking must not lose a thin part, as nearest neighbour does. OVSeg's own masks are fat too: they are
-    taken after the bicubic resize. mask_hw: bool, (h, w). Returns bool (size_px, size_px).
-    """
-    import torch
-    from torch.nn.functional import adaptive_max_pool2d
-
-    # Each output pixel looks at floor(i * h / S) up to ceil((i + 1) * h / S): at every pixel that it overlaps.
-    values_11hw = torch.from_numpy(mask_hw.astype(np.float32))[None, None]
-    return adaptive_max_pool2d(values_11hw, size_px)[0, 0].bool()

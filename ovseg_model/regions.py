@@ -178,13 +178,27 @@ def _resize(region_3hw: torch.Tensor, height: int, width: int, *, antialias: boo
 def region_masks(masks_NHW: np.ndarray, size_px: int, options: RegionOptions) -> torch.Tensor:
     """Returns each mask in the frame of its region, for mask prompts: bool (N, S, S), S = size_px.
 
-    masks_NHW: bool, (N, H, W), none empty. Nearest neighbour, as in OVSeg (Liang et al. CVPR 2023, section 3.3).
+    masks_NHW: bool, (N, H, W), none empty. As `covering_mask`, where OVSeg's inference takes nearest neighbours (Liang
+    et al. CVPR 2023, section 3.3): training and inference must see one mask.
     """
     import torch
-    from torch.nn.functional import interpolate
 
     masks = torch.empty(len(masks_NHW), size_px, size_px, dtype=torch.bool)
     for index, (x, y, width, height) in enumerate(region_boxes_xywh(masks_NHW, options).tolist()):
-        mask_hw = torch.from_numpy(masks_NHW[index, y : y + height, x : x + width].astype(np.uint8))
-        masks[index] = interpolate(mask_hw[None, None], (size_px, size_px), mode="nearest")[0, 0].bool()
+        masks[index] = covering_mask(masks_NHW[index, y : y + height, x : x + width], size_px)
     return masks
+
+
+def covering_mask(mask_hw: np.ndarray, size_px: int) -> torch.Tensor:
+    """Returns a mask stretched to a square: True wherever a pixel touches the foreground, however little.
+
+    A patch is blank, and loses its token to a prompt, only if it has no foreground pixel (method of OVSeg, section
+    3.3), so shrinking must not lose a thin part, as nearest neighbour does. OVSeg's own masks are fat too: they are
+    taken after the bicubic resize. mask_hw: bool, (h, w). Returns bool (size_px, size_px).
+    """
+    import torch
+    from torch.nn.functional import adaptive_max_pool2d
+
+    # Each output pixel looks at floor(i * h / S) up to ceil((i + 1) * h / S): at every pixel that it overlaps.
+    values_11hw = torch.from_numpy(mask_hw.astype(np.float32))[None, None]
+    return adaptive_max_pool2d(values_11hw, size_px)[0, 0].bool()

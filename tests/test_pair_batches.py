@@ -18,8 +18,7 @@ from ovseg_model.pair_batches import BatchCounts, BatchOptions, LoaderState, ope
 from ovseg_model.pair_batches import batches_per_epoch as batches_in
 from ovseg_model.pair_order import EpochOrder, batch_count, batch_positions, substitute_position
 from ovseg_model.pair_reader import RowReader
-from ovseg_model.region_augmentation import covering_mask
-from ovseg_model.regions import RegionOptions, region_batch
+from ovseg_model.regions import RegionOptions, covering_mask, region_batch
 from schemas import UserError
 
 SMALL = {"size_px": 8, "window_rows": 12, "batch_size": 8}
