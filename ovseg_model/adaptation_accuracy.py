@@ -19,7 +19,7 @@ from ovseg_model.region_accuracy import RegionCounts, count_regions
 from ovseg_model.region_augmentation import image_item, region_item
 from ovseg_model.regions import RegionOptions
 
-ACCURACIES = ("region_top1", "region_top5", "region_mean_class", "whole_top1")
+ACCURACIES = ("region_top1", "region_top5", "region_mean_class", "whole_top1", "whole_map")
 """The figures of an `Accuracy` by name."""
 
 Item = tuple[torch.Tensor, torch.Tensor]
@@ -36,10 +36,13 @@ class Accuracy:
     whole_top1: float
     """Forgetting: share of whole images whose best class is one that is visible, 0 to 1."""
 
+    whole_map: float
+    """Forgetting, where top-1 has nothing left to lose: `mean_average_precision` of whole images, 0 to 1."""
+
     def values(self) -> dict[str, float]:
         """The figures by name, for logs and tables."""
         regions = self.regions
-        figures = regions.top1, regions.top5, regions.mean_class, self.whole_top1
+        figures = regions.top1, regions.top5, regions.mean_class, self.whole_top1, self.whole_map
         return dict(zip(ACCURACIES, figures, strict=True))
 
 
@@ -62,14 +65,16 @@ class AccuracyMeter:
 
     def measure(self, model: MaskAdaptedClip) -> Accuracy:
         """Returns the accuracy of a model, as it is on its device; its mode and gradients are left as they were."""
-        counts, hits = RegionCounts.zero(len(self._labelled.classes)), []
+        counts, whole, visible = RegionCounts.zero(len(self._labelled.classes)), [], []
         with evaluating(model):
             for images in self._chunks():
                 truth_N = np.concatenate([image.truth_N for image in images])
                 counts += count_regions(self._cosines(model, self._region_items(model, images)), truth_N)
-                best_N = self._cosines(model, self._whole_items(model, images)).argmax(axis=1)
-                hits += [best in image.truth_N for best, image in zip(best_N, images, strict=True)]
-        return Accuracy(counts, float(np.mean(hits)))
+                whole.append(self._cosines(model, self._whole_items(model, images)))
+                visible += [np.isin(np.arange(whole[-1].shape[1]), image.truth_N) for image in images]
+        cosine_NK, visible_NK = np.concatenate(whole), np.stack(visible)
+        hit_N = np.take_along_axis(visible_NK, cosine_NK.argmax(axis=1)[:, None], axis=1)
+        return Accuracy(counts, float(hit_N.mean()), mean_average_precision(cosine_NK, visible_NK))
 
     def recognise(self, model: MaskAdaptedClip, images: Sequence[LabelledImage]) -> list[np.ndarray]:
         """Returns the best class of every region of some images, by number, int64 (N,) each."""
@@ -110,6 +115,20 @@ class AccuracyMeter:
             features = model(images.to(device), masks[part].to(device)).float()
             cosines.append(torch.nn.functional.normalize(features, dim=-1).cpu() @ self._classes_KD.T)
         return torch.cat(cosines).numpy()
+
+
+def mean_average_precision(cosine_NK: np.ndarray, visible_NK: np.ndarray) -> float:
+    """Returns the mean over classes of the average precision of images ranked by cosine, 0 to 1; NaN of none.
+
+    visible_NK: bool, which classes an image shows; a class that no image shows is left out. Average precision is the
+    mean, over the images that show the class, of the precision at their rank; ties go to the earlier image.
+    """
+    order_NK = np.argsort(-cosine_NK, axis=0, kind="stable")
+    hit_NK = np.take_along_axis(visible_NK, order_NK, axis=0)
+    precision_NK = hit_NK.cumsum(axis=0) / np.arange(1, len(hit_NK) + 1)[:, None]
+    shown_K = hit_NK.sum(axis=0)
+    average_K = (precision_NK * hit_NK).sum(axis=0)[shown_K > 0] / shown_K[shown_K > 0]
+    return float(average_K.mean()) if average_K.size else float("nan")
 
 
 @contextlib.contextmanager
