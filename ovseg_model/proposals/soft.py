@@ -1,0 +1,41 @@
+"""Mask proposals for segmentation: soft masks and, from a proposal network, its own class probabilities.
+
+Mining wants class-agnostic masks (`MaskGenerator`, RLE); the segmenter of OVSeg also weighs every pixel by how sure
+the network is, and fuses its class probabilities with CLIP's (Liang et al., CVPR 2023, section 3.1; method of its
+release). Array names end in their axes: N proposals, K classes, D dimensions, h and w of the proposals' frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ovseg_model.proposals.generator import ImageInput
+
+
+class SoftProposals(NamedTuple):
+    """The proposals of one image, in the generator's order."""
+
+    masks_Nhw: np.ndarray
+    """float32 in [0, 1]: how much a pixel belongs to a proposal; bool where masks are hard. The frame is the image's
+    own, or the image resized to what the network reads (aspect ratio kept, up to rounding). N may be 0."""
+
+    class_probability_NK: np.ndarray | None = None
+    """float32: the network's softmax over the asked classes and "no object", without the column of the latter, so a
+    row sums to 1 or less. None from a generator that knows no classes."""
+
+
+class ProposalNetwork(Protocol):
+    """Something that proposes soft masks and may classify them by vectors of class names."""
+
+    name: str
+    batch_size: int
+
+    def propose_soft(self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray) -> list[SoftProposals]:
+        """Returns proposals of each image, in order.
+
+        class_vectors_KD: float32 unit vectors of the class names, by the CLIP that the network was trained with.
+        """
+        ...
