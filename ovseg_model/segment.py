@@ -15,21 +15,19 @@ dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
 from ovseg_model.class_names import ClassVectors
-from ovseg_model.proposals.generator import ImageInput
+from ovseg_model.label_png import UNLABELLED
+from ovseg_model.proposals.generator import ImageInput, ProposalError
 from ovseg_model.proposals.soft import ProposalNetwork, SoftProposals
 from ovseg_model.region_encoder import RegionEncoder
 from schemas.errors import UserError
-
-UNLABELLED = 65535
-"""In a label map: pixels that no proposal covers, or whose class is background."""
 
 LOGIT_SCALE = 100.0
 """OVSeg's fixed temperature, whatever the model's own has become (section 5.1 of its method)."""
@@ -38,22 +36,24 @@ CLASSES_AT_ONCE = 32
 """Classes whose scores are enlarged together: 847 classes of a 2560 x 1920 image would be 17 GB."""
 
 
+def _option(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
 @dataclass(frozen=True)
 class SegmentOptions:
     """How proposals become a label map; the defaults are OVSeg's for Swin-B and ViT-L/14 on ADE20K."""
 
-    mask_threshold: float = 0.4
-    """A soft mask above it is foreground: the region that CLIP sees. OVSeg: 0.4 Swin-B, 0.5 R101c, 0.35 demo."""
-
-    clip_weight: float = 0.7
-    """λ, 0 to 1: the share of CLIP in the geometric fusion. 0 is the network alone and runs no CLIP; 1 is CLIP alone
-    and leaves out proposals that are not valid (what OVSeg's release writes as 0)."""
-
-    soft_masks: bool = True
-    """Whether a pixel counts a proposal by its soft mask, as OVSeg does, or by the hard one."""
-
-    best_proposal_only: bool = False
-    """OVSeg's demo: each class keeps the one proposal that it scores highest on, with a hard mask."""
+    mask_threshold: float = _option(
+        0.4, "a soft mask above it is foreground, which CLIP sees; OVSeg: 0.4 Swin-B, 0.5 R101c, 0.35 demo"
+    )
+    clip_weight: float = _option(
+        0.7,
+        "λ, CLIP's share in the geometric fusion with the proposal network, 0 to 1: 0 runs no CLIP, 1 is CLIP alone "
+        "(what OVSeg's release writes as 0); without meaning where the generator knows no classes",
+    )
+    soft_masks: bool = _option(True, "weigh pixels by soft masks, as OVSeg does")
+    best_proposal_only: bool = _option(False, "each class keeps the one proposal that it scores highest on")
 
     def __post_init__(self) -> None:
         """Refuses values outside their range; raises UserError."""
@@ -63,7 +63,7 @@ class SegmentOptions:
 
 
 DEMO = SegmentOptions(mask_threshold=0.35, clip_weight=1.0, soft_masks=False, best_proposal_only=True)
-"""OVSeg's demo: CLIP alone, because the network's own classes are biased to those that it was trained on."""
+"""OVSeg's demo, `--demo`: CLIP alone, because the network's classes are biased to those that it was trained on."""
 
 
 class ScoredProposals(NamedTuple):
@@ -83,7 +83,7 @@ class Segmentation(NamedTuple):
     """What is known of one image."""
 
     labels_HW: np.ndarray
-    """uint16: class of each pixel, UNLABELLED where no proposal covers it."""
+    """uint16: class of each pixel, UNLABELLED (65535) where no proposal covers it."""
 
     proposals: ScoredProposals
 
@@ -95,44 +95,92 @@ class Segmenter:
         """regions: of the CLIP whose text tower embeds the class names."""
         self.network, self.regions, self.options = network, regions, options
 
-    def segment(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[Segmentation]:
-        """Yields the segmentation of each image, in order."""
+    def segment(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[Segmentation | ProposalError]:
+        """Yields the segmentation of each image, or why there is none, in order."""
         for image, scored in zip(images, self.score(images, classes), strict=True):
-            labels_HW = label_map(scored, image.pixels_HW3.shape[:2], self.options)
-            yield Segmentation(labels_HW, scored)
+            if isinstance(scored, ProposalError):
+                yield scored
+            else:
+                yield Segmentation(label_map(scored, image.pixels_HW3.shape[:2], self.options), scored)
 
-    def score(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[ScoredProposals]:
+    def score(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[ScoredProposals | ProposalError]:
         """Yields the scored proposals of each image, in order; the regions of a batch share CLIP's forwards."""
         for start in range(0, len(images), self.network.batch_size):
             batch = images[start : start + self.network.batch_size]
             proposed = self.network.propose_soft(batch, classes.vectors_VD)
-            yield from score_proposals(batch, proposed, self.regions, classes, self.options)
+            yield from self.score_batch(batch, proposed, classes)
+
+    def score_batch(
+        self, images: Sequence[ImageInput], proposed: Sequence[SoftProposals | ProposalError], classes: ClassVectors
+    ) -> Iterator[ScoredProposals | ProposalError]:
+        """Yields what became of the proposals of one batch, in order."""
+        there = [(image, each) for image, each in zip(images, proposed, strict=True) if isinstance(each, SoftProposals)]
+        kept_images, kept = zip(*there, strict=True) if there else ((), ())
+        options = self.options
+        parts = score_parts(
+            kept_images, kept, self.regions, classes, options.mask_threshold, ask_clip=options.clip_weight > 0
+        )
+        scored = (fuse_scores(each, options) for each in parts)
+        for each in proposed:
+            yield each if isinstance(each, ProposalError) else next(scored)
 
 
-def score_proposals(
+class ScoreParts(NamedTuple):
+    """The proposals of one image before fusion: everything but λ is settled."""
+
+    masks_Nhw: np.ndarray
+    """As they were proposed."""
+
+    hard_Nhw: np.ndarray
+    """bool."""
+
+    valid_N: np.ndarray
+    """bool: the hard mask has a pixel."""
+
+    network_NK: np.ndarray | None
+    """p, float32; None from a generator that knows no classes."""
+
+    clip_NK: np.ndarray
+    """q, float32; 1 where a proposal is not valid, and everywhere if CLIP was not asked."""
+
+
+def score_parts(
     images: Sequence[ImageInput],
     proposed: Sequence[SoftProposals],
     regions: RegionEncoder,
     classes: ClassVectors,
-    options: SegmentOptions,
-) -> list[ScoredProposals]:
-    """Returns the proposals of a few images with their fused scores, steps 1 to 5 of section 5.2 of OVSeg's method."""
-    hard = [hard_masks(each.masks_Nhw, options.mask_threshold) for each in proposed]
+    mask_threshold: float,
+    ask_clip: bool = True,
+) -> list[ScoreParts]:
+    """Returns both probabilities of a few images' proposals: steps 1 to 4 of section 5.2 of OVSeg's method.
+
+    ask_clip: False leaves CLIP out where the network knows the classes.
+    """
+    hard = [hard_masks(each.masks_Nhw, mask_threshold) for each in proposed]
     valid = [masks.any(axis=(1, 2)) for masks in hard]
-    network = [each.class_probability_NK for each in proposed]
-    if options.clip_weight == 0 and any(each is not None for each in network):
-        clip = [np.ones((len(masks), classes.count), np.float32) for masks in hard]
-    else:
+    if ask_clip or any(each.class_probability_NK is None for each in proposed):
         frames = [resize_image(image.pixels_HW3, masks.shape[1:]) for image, masks in zip(images, hard, strict=True)]
         kept = [(frame, [masks[good]]) for frame, masks, good in zip(frames, hard, valid, strict=True)]
         vectors = regions.embed(kept)
         clip = [spread(clip_probability(each, classes), good) for each, good in zip(vectors, valid, strict=True)]
-    scored = []
-    for each, masks, good, p_NV, q_NK in zip(proposed, hard, valid, network, clip, strict=True):
-        p_NK = None if p_NV is None else classes.join(p_NV)
-        scores_NK = fuse(p_NK, q_NK, good, options.clip_weight)
-        scored.append(ScoredProposals(each.masks_Nhw if options.soft_masks else masks, scores_NK, good))
-    return scored
+    else:
+        clip = [np.ones((len(masks), classes.count), np.float32) for masks in hard]
+    parts = zip(proposed, hard, valid, clip, strict=True)
+    return [
+        ScoreParts(each.masks_Nhw, masks, good, _joined(each.class_probability_NK, classes), q_NK)
+        for each, masks, good, q_NK in parts
+    ]
+
+
+def _joined(probability_NV: np.ndarray | None, classes: ClassVectors) -> np.ndarray | None:
+    return None if probability_NV is None else classes.join(probability_NV)
+
+
+def fuse_scores(parts: ScoreParts, options: SegmentOptions) -> ScoredProposals:
+    """Returns the fused scores, step 5; `options` has the mask threshold that the parts were made with."""
+    scores_NK = fuse(parts.network_NK, parts.clip_NK, parts.valid_N, options.clip_weight)
+    masks_Nhw = parts.masks_Nhw if options.soft_masks else parts.hard_Nhw
+    return ScoredProposals(masks_Nhw, scores_NK, parts.valid_N)
 
 
 def hard_masks(masks_Nhw: np.ndarray, threshold: float) -> np.ndarray:
