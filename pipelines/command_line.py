@@ -27,6 +27,8 @@ VERBS = {
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
     "segment": Verb("pipelines.segment_images", "photographs and class names in, label maps and overlays out"),
+    "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
+    "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }

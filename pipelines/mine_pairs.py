@@ -181,15 +181,24 @@ def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
     Raises:
         UserError: a worker raised one.
     """
+    from pipelines.transforms import define_pipeline
+
+    run_pipeline(lambda root: define_pipeline(root, plan), runner, beam_arguments)
+
+
+def run_pipeline(define: Callable[[Any], object], runner: str, beam_arguments: Sequence[str]) -> None:
+    """Runs what `define` builds on the root of a Beam pipeline, and waits for its end.
+
+    Raises:
+        UserError: a worker raised one.
+    """
     quiet_start_up()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipelines.transforms import define_pipeline
-
     try:
         with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
-            define_pipeline(root, plan)
+            define(root)
     except Exception as error:
         sentence = sentence_of_worker(f"{type(error).__name__}: {error}")
         if sentence is None:

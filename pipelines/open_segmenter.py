@@ -43,7 +43,7 @@ class ModelOptions:
 class Models:
     """What was opened, and what decides its results."""
 
-    network: ProposalNetwork
+    network: ProposalNetwork | None
     regions: RegionEncoder
     embeddings: ClassEmbeddings
     fingerprint: dict[str, Any]
@@ -54,10 +54,10 @@ class Models:
         return self.regions.clip.weights.meaningless
 
 
-def open_models(options: ModelOptions, work_folder: str) -> Models:
+def open_models(options: ModelOptions, work_folder: str, proposals: bool = True) -> Models:
     """Resolves and opens the generator and CLIP.
 
-    work_folder: for what a generator prepares.
+    work_folder: for what a generator prepares. proposals: False leaves the generator out, where regions are given.
 
     Raises:
         UserError: as `resolve_clip` and `resolve_generator`.
@@ -71,7 +71,7 @@ def open_models(options: ModelOptions, work_folder: str) -> Models:
     device = resolve_device(options.device)
     templates = prompt_templates(options.templates)
     region_options = RegionOptions(options.expand_ratio, options.antialias)
-    network, network_fingerprint = open_proposals(options, device, work_folder)
+    network, network_fingerprint = open_proposals(options, device, work_folder) if proposals else (None, {})
     weights = resolve_clip(options.clip, options.clip_architecture)
     clip = load_clip(weights, device, options.precision, image_batch=options.region_batch)
     regions = RegionEncoder(clip, region_options)

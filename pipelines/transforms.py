@@ -1,16 +1,21 @@
 """The steps as Beam transforms: as little logic as possible, everything they do is a function from elsewhere.
 
 The only module that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`, never a
-caption, a mask or a pixel.
+caption, a mask or a pixel. Scoring has a short pipeline of its own: samples by their paths in, counts out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import apache_beam as beam
 
+from ovseg_model.datasets.benchmark import open_label_map_benchmark
 from pipelines.manifest import finish_run
 from pipelines.plain import run_unit
 from pipelines.plan import Plan
+from pipelines.score_predictions import Scores, ScoringJob, sum_scores, write_scores
 from pipelines.units import PartStats, Step, StoredTable
 
 
@@ -84,6 +89,45 @@ def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
     masks = units | "ProposeMasks" >> MakeParts(plan.masks)
     pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> MakeParts(plan.pairs)
     return (captions, nouns, masks, pairs) | "WriteManifest" >> WriteManifest(plan)
+
+
+class SumScores(beam.CombineFn):
+    """Scores of chunks → their sum."""
+
+    def __init__(self, classes: int) -> None:
+        """`classes` of the benchmark, for the sum of nothing."""
+        super().__init__()
+        self._classes = classes
+
+    def create_accumulator(self) -> Scores:
+        """The sum of nothing."""
+        return sum_scores((), self._classes)
+
+    def add_input(self, accumulator: Scores, scores: Scores) -> Scores:
+        """One chunk more."""
+        return accumulator + scores
+
+    def merge_accumulators(self, accumulators: Iterable[Scores]) -> Scores:
+        """Sums of several workers."""
+        return sum_scores(accumulators, self._classes)
+
+    def extract_output(self, accumulator: Scores) -> Scores:
+        """As it is: divisions come last, and elsewhere."""
+        return accumulator
+
+
+def define_scoring(root: beam.Pipeline, job: ScoringJob) -> beam.PCollection[None]:
+    """Stored predictions to counts: chunks of samples, their scores, one sum."""
+    classes = len(open_label_map_benchmark(job.benchmark).classes)
+    alone = replace(job, samples=())
+    return (
+        root
+        | "ListChunks" >> beam.Create(job.chunks())
+        | "Spread" >> beam.Reshuffle()
+        | "ScoreChunk" >> beam.Map(alone.score_chunk).with_output_types(Scores)
+        | "Sum" >> beam.CombineGlobally(SumScores(classes))
+        | "Write" >> beam.Map(lambda scores: write_scores(job.folder, scores))
+    )
 
 
 def unit_numbers(count: int) -> list[int]:

@@ -1,0 +1,219 @@
+"""Referring and reasoning benchmarks: an expression is one prompt, proposals answer it; cIoU, gIoU and P@X."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ovseg_model.mask_metrics import MaskCounts, count_mask
+
+from ovseg_model import rle
+from ovseg_model.datasets.dataset_files import read_image
+from ovseg_model.datasets.referring import PROTOCOL, ReferringBenchmark, ReferringSample, open_referring_benchmark
+from ovseg_model.proposals import ImageInput, ProposalError
+from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
+from pipelines.open_segmenter import ModelOptions, Models, open_models
+from pipelines.write_tables import RunFolder
+from schemas import UserError
+
+if TYPE_CHECKING:
+    from ovseg_model.proposals.soft import SoftProposals
+
+OTHERS = "others"
+"""The text that an expression is weighed against where the answer is a union, as in OVSeg's demo of one class."""
+
+VERSION = 1
+"""Raised whenever the same options begin to give other answers."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How proposals become an answer."""
+
+    answer: str
+    """best or union."""
+
+    union_threshold: float
+    mask_threshold: float
+
+
+def evaluate_expressions(
+    options: EvaluateOptions, model_options: ModelOptions, mask_threshold: float, folder: RunFolder
+) -> str:
+    """Answers every expression, scores, writes result.json and returns the text for the screen.
+
+    Raises:
+        UserError: an option, a file of the benchmark or a weight is not as wanted.
+    """
+    name, _, split = options.benchmark.partition(":")
+    benchmark = open_referring_benchmark(name)
+    split = split or benchmark.default_split
+    samples = benchmark.find_samples(required_root(options), split)
+    warning = benchmark.count_warning(split, samples)
+    samples = in_order_of_images(samples[: options.limit or None])
+    models = open_models(model_options, folder.path(".work"))
+    answering = Answering(options.answer, options.union_threshold, mask_threshold)
+    made_by = {
+        "version": VERSION,
+        "benchmark": benchmark.name,
+        "split": split,
+        "limit": options.limit,
+        "answer": options.answer,
+        "union_threshold": options.union_threshold if options.answer == "union" else None,
+        "mask_threshold": mask_threshold,
+        "models": models.fingerprint,
+        "meaningless": models.meaningless,
+    }
+    evaluation = Evaluation(folder, made_by)
+    evaluation.begin()
+    answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
+    counts = {group: MaskCounts() for group in ("", *benchmark.groups)}
+    for sample, predicted in answers:
+        one = score_answer(sample, predicted)
+        for group in {"", sample.group}:
+            counts[group] += one
+    result = {"numbers": {group or "all": numbers(each) for group, each in counts.items()}, "made_by": made_by}
+    folder.write_json(RESULT_FILE, result)
+    return text_of(benchmark, counts, made_by, warning, folder)
+
+
+def required_root(options: EvaluateOptions) -> Path:
+    """The folder of the data set.
+
+    Raises:
+        UserError: none was given, or it is none.
+    """
+    if not options.root:
+        raise UserError(f"--root is missing: give the folder that holds the files of {options.benchmark}")
+    root = Path(options.root)
+    if not root.is_dir():
+        raise UserError(f"--root {root}: is no folder; give the one that holds the files of {options.benchmark}")
+    return root
+
+
+def in_order_of_images(samples: Sequence[ReferringSample]) -> list[ReferringSample]:
+    """Samples with those of an image together, images in the order in which they first come."""
+    first: dict[str, int] = {}
+    for sample in samples:
+        first.setdefault(sample.image, len(first))
+    return sorted(samples, key=lambda sample: first[sample.image])
+
+
+def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[dict[str, Any] | None]:
+    """The mask that answers each expression, COCO RLE; None where no proposal does. Proposals once an image."""
+    answers: list[dict[str, Any] | None] = []
+    for image, group in groupby(samples, key=lambda sample: sample.image):
+        answers += answer_image(image, list(group), models, answering)
+    return answers
+
+
+def answer_image(
+    image: str, samples: Sequence[ReferringSample], models: Models, answering: Answering
+) -> list[dict[str, Any] | None]:
+    """The answers to the expressions of one image.
+
+    Raises:
+        UserError: the image has another size than its masks.
+    """
+    from ovseg_model.oracles import nearest
+    from ovseg_model.segment import hard_masks, resize_image
+
+    pixels_HW3 = read_image(Path(image))
+    check_size(image, pixels_HW3, samples)
+    texts_TD = models.embeddings.embed([sample.text for sample in samples])
+    proposals = propose(image, pixels_HW3, texts_TD, models)
+    if proposals is None:
+        return [None] * len(samples)
+    masks_Nhw = hard_masks(proposals.masks_Nhw, answering.mask_threshold)
+    masks_Nhw = masks_Nhw[masks_Nhw.any(axis=(1, 2))]
+    (vectors_ND,) = models.regions.embed([(resize_image(pixels_HW3, masks_Nhw.shape[1:]), [masks_Nhw])])
+    chosen_TN = choose(vectors_ND, texts_TD, models.embeddings.embed([OTHERS])[0], answering)
+    answers: list[dict[str, Any] | None] = [None] * len(samples)
+    for number, chosen_N in enumerate(chosen_TN):
+        if chosen_N.any():
+            union_hw = masks_Nhw[chosen_N].any(axis=0)
+            answers[number] = rle.encode_masks(nearest(union_hw, pixels_HW3.shape[:2])[None])[0]
+    return answers
+
+
+def check_size(image: str, pixels_HW3: np.ndarray, samples: Sequence[ReferringSample]) -> None:
+    """Refuses an image of another size than the masks of its expressions; raises UserError."""
+    for sample in samples:
+        if tuple(sample.mask["size"]) != pixels_HW3.shape[:2]:
+            raise UserError(
+                f"{image}: is {pixels_HW3.shape[:2]}, the mask of {sample.name} {tuple(sample.mask['size'])} (height, "
+                "width); give the images that the annotations were made on"
+            )
+
+
+def propose(image: str, pixels_HW3: np.ndarray, texts_TD: np.ndarray, models: Models) -> SoftProposals | None:
+    """The proposals of one image, None where there are none."""
+    (found,) = models.network.propose_soft([ImageInput(Path(image).stem, image, pixels_HW3)], texts_TD)
+    return None if isinstance(found, ProposalError) or not len(found.masks_Nhw) else found
+
+
+def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, answering: Answering) -> np.ndarray:
+    """Which proposals answer each text, bool (T, N): the best, or all that are likelier than "others" by a threshold.
+
+    vectors_ND, texts_TD, others_D: unit vectors. The first proposal wins a tie.
+    """
+    from ovseg_model.segment import LOGIT_SCALE
+
+    cosine_TN = texts_TD @ vectors_ND.T
+    if answering.answer == "union":
+        margin_TN = LOGIT_SCALE * (cosine_TN - vectors_ND @ others_D)
+        return 1 / (1 + np.exp(-margin_TN)) > answering.union_threshold
+    chosen_TN = np.zeros(cosine_TN.shape, bool)
+    if cosine_TN.shape[1]:
+        chosen_TN[np.arange(len(chosen_TN)), cosine_TN.argmax(axis=1)] = True
+    return chosen_TN
+
+
+def score_answer(sample: ReferringSample, predicted: dict[str, Any] | None) -> MaskCounts:
+    """The counts of one answer; None is an empty mask."""
+    truth_HW = rle.decode_masks([sample.mask])[0]
+    predicted_HW = rle.decode_masks([predicted])[0] if predicted else np.zeros_like(truth_HW)
+    return count_mask(predicted_HW, truth_HW, rle.decode_masks([sample.ignore])[0] if sample.ignore else None)
+
+
+def numbers(counts: MaskCounts) -> dict[str, float | int | None]:
+    """Shares of 1; null of no sample."""
+    if not counts.samples:
+        return {"samples": 0, "ciou": None, "giou": None, "p_at_05": None}
+    return {
+        "samples": counts.samples,
+        "ciou": counts.ciou,
+        "giou": counts.giou,
+        "p_at_05": counts.precision_at(0.5),
+    }
+
+
+def text_of(
+    benchmark: ReferringBenchmark,
+    counts: dict[str, MaskCounts],
+    made_by: dict[str, Any],
+    warning: str,
+    folder: RunFolder,
+) -> str:
+    """The result for the screen, in percent."""
+    models = made_by["models"]
+    lines = [warning] if warning else []
+    lines += [
+        f"{benchmark.title}, split {made_by['split']}; answer: {made_by['answer']}; CLIP {models['clip']['name']} alone",
+        PROTOCOL,
+        *([benchmark.notes] if benchmark.notes != PROTOCOL else []),
+        *(["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []),
+        "",
+        f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}",
+    ]
+    for group, each in counts.items():
+        values = numbers(each)
+        shares = "".join(
+            f"{'-' if values[k] is None else f'{100 * values[k]:.2f}':>8}" for k in ("ciou", "giou", "p_at_05")
+        )
+        lines.append(f"{group or 'all':<12}{each.samples:>12,}{shares}")
+    return "\n".join([*lines, f"result: {folder.path()}"])

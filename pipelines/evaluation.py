@@ -1,0 +1,102 @@
+"""What every evaluation shares: its options, its folder, predictions that are stored in parts, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ovseg_model.checkpoint import changed_names
+from pipelines.options import option, require_at_least
+from pipelines.progress import show_progress
+from pipelines.write_tables import RunFolder
+from schemas import UserError
+
+Item = TypeVar("Item")
+
+EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
+PREDICTIONS = "predictions"
+
+ITEMS_PER_PART = 256
+"""Items whose predictions stand in one file: what a crash loses."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is measured, and where the result goes."""
+
+    benchmark: str = option("", "benchmark by name, NAME or NAME:SPLIT; --benchmark help lists them")
+    root: str | None = option(None, "folder that holds the data set (docs/benchmarks.md draws its tree)")
+    output: str = option("", "folder of predictions and result: a path or fsspec URL; the same command goes on there")
+    limit: int = option(0, "samples, the first in order; 0 takes all. Numbers of fewer compare with no published ones")
+    names: str = option(
+        "ovseg",
+        'class names: ovseg ("road, route" as it stands) or catseg ("road")',
+        choices=("ovseg", "catseg"),
+    )
+    oracle: str = option(
+        "",
+        "replace one half by the truth: masks (human masks, predicted labels) or labels (predicted masks, true labels)",
+        choices=("masks", "labels"),
+    )
+    tune_on: str = option("", "choose λ and the mask threshold on this split, never the one that is reported")
+    tune_images: int = option(200, "images of that split, evenly spaced")
+    answer: str = option(
+        "best",
+        "answer to an expression: best (the single proposal of highest cosine) or union (all proposals whose "
+        'probability against "others" is above --union-threshold)',
+        choices=("best", "union"),
+    )
+    union_threshold: float = option(0.5, "for --answer union, 0 to 1")
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range; raises UserError."""
+        require_at_least("limit", self.limit, 0)
+        require_at_least("tune_images", self.tune_images, 1)
+        if not 0 <= self.union_threshold <= 1:
+            raise UserError(f"--union-threshold: wanted 0 to 1, got {self.union_threshold}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder of one evaluation, guarded against another's predictions. Small and picklable."""
+
+    folder: RunFolder
+    made_by: dict[str, Any] = field(hash=False)
+    """All that decides a prediction, plain values."""
+
+    def begin(self) -> None:
+        """Writes down what the predictions are of, or finds that the folder holds just these.
+
+        Raises:
+            UserError: it holds another's.
+        """
+        wanted = json.loads(json.dumps(self.made_by))
+        if self.folder.has(EVALUATION_FILE):
+            found = self.folder.read_json(EVALUATION_FILE)["made_by"]
+            if changed := changed_names(found, wanted):
+                raise UserError(
+                    f"--output {self.folder.url}: holds predictions of another {', '.join(changed)}; give another one"
+                )
+            return
+        self.folder.write_json(EVALUATION_FILE, {"made_by": wanted})
+
+
+def predict_in_parts(
+    evaluation: Evaluation, items: Sequence[Item], predict: Callable[[Sequence[Item]], list[Any]], label: str
+) -> Iterator[tuple[Item, Any]]:
+    """Yields every item with its prediction, a plain value; parts that are stored already are not predicted again."""
+    starts = range(0, len(items), ITEMS_PER_PART)
+    for number, start in enumerate(show_progress(starts, label, f"x{ITEMS_PER_PART}")):
+        part = items[start : start + ITEMS_PER_PART]
+        name = f"{PREDICTIONS}/part-{number:05d}.json"
+        if not evaluation.folder.has(name):
+            evaluation.folder.write_json(name, predict(part))
+        yield from zip(part, evaluation.folder.read_json(name), strict=True)
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly spaced from the first."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
