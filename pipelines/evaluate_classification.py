@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 BATCH = 64
 THREADS = 4
+MOST_IMAGES = 2_000
+"""Images of a labelled set where --limit does not say it: drawn scenes have no end."""
+
 VERSION = 1
 """Raised whenever the same options begin to give other numbers."""
 
@@ -66,7 +69,7 @@ def evaluate_regions(options: EvaluateOptions, model_options: ModelOptions, fold
         raise UserError(
             "--root is missing: give a labelled set, such as scenes, coco:INSTANCES.json:IMAGES or ade20k-150@FOLDER"
         )
-    labelled = open_labelled_set(options.root, options.limit or None)
+    labelled = open_labelled_set(options.root, options.limit or MOST_IMAGES)
     models = open_models(model_options, folder.path(".work"), proposals=False)
     classes = embed_names(models, labelled.classes, model_options.synonyms)
     evaluation = begin(options, model_options, models, folder)

@@ -203,7 +203,7 @@ def text_of(
     models = made_by["models"]
     lines = [warning] if warning else []
     lines += [
-        f"{benchmark.title}, split {made_by['split']}; answer: {made_by['answer']}; CLIP {models['clip']['name']} alone",
+        f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {models['clip']['name']} alone",
         PROTOCOL,
         *([benchmark.notes] if benchmark.notes != PROTOCOL else []),
         *(["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []),

@@ -161,9 +161,8 @@ def tuned(
 
     tune_on = benchmark.checked_split(asked.options.tune_on)
     if tune_on == split:
-        raise UserError(
-            f"--tune-on {tune_on}: is the split that is reported; wanted another of {_others(benchmark, split)}"
-        )
+        others = ", ".join(each for each in benchmark.splits if each != split) or "none: it has no other"
+        raise UserError(f"--tune-on {tune_on}: is the split that is reported; wanted another of its splits ({others})")
     samples = evenly_spaced(benchmark.find_samples(root, tune_on), asked.options.tune_images)
     searched = {"on": tune_on, "images": len(samples), "models": segmenter.regions.clip.fingerprint()}
     if folder.has(TUNING_FILE) and (stored := folder.read_json(TUNING_FILE))["searched"] == searched:
