@@ -1,0 +1,114 @@
+"""`ovseg evaluate` of regions, image folders and Waterbirds: small sets in the real layouts, numbers by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_model.datasets.scenes import draw_scene
+from pipelines.command_line import main
+
+SCENES_CLIP = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_regions_of_drawn_scenes(tmp_path, capsys):
+    arguments = ["evaluate", "--benchmark", "regions", "--root", "scenes", "--limit", "6", "--output", str(tmp_path)]
+    assert main([*arguments, *SCENES_CLIP]) == 0
+    found = result(tmp_path)["numbers"]
+    assert found["count"] > 12
+    assert 0.4 < found["top1"] <= found["top5"] <= 1
+    assert "CLIP scenes, 1 templates" in capsys.readouterr().out
+
+
+def write_image_folder(root):
+    for name, rgb in (("a_red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (80 + 9 * number, 60), rgb).save(root / name / f"{number}.png")
+    return root
+
+
+def test_an_image_folder_by_clips_own_preprocessing(tmp_path, capsys):
+    root, output = write_image_folder(tmp_path / "images"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "image-folder", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    found = result(output)["numbers"]
+    assert found["count"] == 4
+    assert found["top5"] == 1  # of two classes both are among five
+    stored = json.loads((output / "predictions/part-00000.json").read_text())
+    assert found["top1"] == np.mean([best[0] == label for best, label in zip(stored, (0, 0, 1, 1), strict=True)])
+    # What is stored is not predicted again.
+    (output / "predictions/part-00000.json").write_text(json.dumps([[0, 1], [1, 0], [1, 0], [1, 0]]))
+    assert main(arguments) == 0
+    assert result(output)["numbers"]["top1"] == 0.75
+    assert "top1           75.00" in capsys.readouterr().out
+
+
+def test_another_model_does_not_go_on_in_the_same_folder(tmp_path, capsys):
+    root, output = write_image_folder(tmp_path / "images"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "image-folder", "--root", str(root), "--output", str(output)]
+    assert main([*arguments, *SCENES_CLIP]) == 0
+    assert main([*arguments, "--clip", "scenes", "--device", "cpu"]) == 2  # other templates
+    assert "holds predictions of another models; give another one" in capsys.readouterr().err
+
+
+def write_waterbirds(root):
+    """Six test birds; the masks cover the middle. Three train birds weigh the groups."""
+    folder = root / "waterbird_complete95_forest2water2"
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    groups = [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1)]
+    rows = [(y, 2, place) for y, place in groups] + [(0, 0, 0), (0, 0, 0), (1, 0, 1)]
+    for number, (y, split, place) in enumerate(rows):
+        name = f"001.Bird/bird_{number}.jpg"
+        lines.append(f"{number},{name},{y},{split},{place},/x")
+        (folder / "001.Bird").mkdir(parents=True, exist_ok=True)
+        scene = draw_scene(11_000_000 + number, 64)
+        Image.fromarray(scene.image_HW3).save(folder / name)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[16:48, 16:48] = 255
+        (root / "segmentations/001.Bird").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / f"segmentations/001.Bird/bird_{number}.png")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
+    root, output = write_waterbirds(tmp_path / "birds"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "waterbirds", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    # Stored answers of our own: right, wrong | right | wrong | right, right.
+    (output / "predictions/part-00000.json").write_text(json.dumps([0, 1, 0, 0, 1, 1]))
+    assert main(arguments) == 0
+    found = result(output)
+    assert found["groups"] == {"samples": [[2, 1], [1, 2]], "correct": [[1, 1], [0, 2]]}
+    assert found["train_groups"] == [[2, 0], [0, 1]]
+    assert found["numbers"] == pytest.approx(
+        {"sample_mean": 4 / 6, "train_weighted_mean": (2 * 0.5 + 1 * 1.0) / 3, "worst_group": 0.0}
+    )
+    text = capsys.readouterr().out
+    assert "The region is the bird, by CUB's masks." in text
+    assert "landbird on land                     50.00   of 2" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--benchmark", "ade"], "--benchmark 'ade': wanted one of ade20k-150"),
+        (["--benchmark", "regions"], "--output is missing"),
+        (["--benchmark", "regions", "--output", "x"], "--root is missing: give a labelled set"),
+        (["--benchmark", "waterbirds", "--output", "x"], "--root is missing: give the folder"),
+        (["--benchmark", "image-folder", "--output", "x", "--root", "nowhere"], "--root nowhere: is no folder"),
+        (["--benchmark", "regions", "--union-threshold", "2"], "--union-threshold: wanted 0 to 1, got 2.0"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
