@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ovseg_model.group_metrics import GroupCounts, count_groups
 
 from ovseg_model.class_names import split_names
 from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.image_folder import open_image_folder
 from ovseg_model.datasets.waterbirds import BACKGROUNDS, WATERBIRDS, BirdSample, read_region, region_note
+from ovseg_model.group_metrics import GroupCounts, count_groups
 from ovseg_model.labelled_regions import LabelledImage, open_labelled_set
 from ovseg_model.read_ahead import read_ahead
 from ovseg_model.region_accuracy import TOP, RegionCounts, count_regions
@@ -135,11 +134,12 @@ def evaluate_image_folder(options: EvaluateOptions, model_options: ModelOptions,
 def whole_image_reader(models: Models) -> Callable[[str], Any]:
     """A function from a path to an image as CLIP reads it, float32 (3, S, S), normalised."""
     import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
-    config = open_clip.PreprocessCfg(**open_clip.get_model_preprocess_cfg(models.regions.clip.model))
-    transform = open_clip.image_transform_v2(config, is_train=False)
-    return lambda path: transform(Image.fromarray(read_image(Path(path))))
+    config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(models.regions.clip.model))
+    transform = image_transform_v2(config, is_train=False)
+    return lambda path: transform(Image.fromarray(read_image(path)))
 
 
 # Waterbirds.
@@ -171,7 +171,7 @@ def evaluate_waterbirds(options: EvaluateOptions, model_options: ModelOptions, f
 
 
 def _read_bird(sample: BirdSample) -> tuple[np.ndarray, np.ndarray]:
-    image_HW3 = read_image(Path(sample.image))
+    image_HW3 = read_image(sample.image)
     return image_HW3, read_region(sample, *image_HW3.shape[:2])
 
 

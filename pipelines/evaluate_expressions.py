@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ovseg_model.mask_metrics import MaskCounts, count_mask
 
 from ovseg_model import rle
 from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.referring import PROTOCOL, ReferringBenchmark, ReferringSample, open_referring_benchmark
+from ovseg_model.mask_metrics import MaskCounts, count_mask
 from ovseg_model.proposals import ImageInput, ProposalError
 from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
 from pipelines.open_segmenter import ModelOptions, Models, open_models
@@ -122,7 +122,7 @@ def answer_image(
     from ovseg_model.oracles import nearest
     from ovseg_model.segment import hard_masks, resize_image
 
-    pixels_HW3 = read_image(Path(image))
+    pixels_HW3 = read_image(image)
     check_size(image, pixels_HW3, samples)
     texts_TD = models.embeddings.embed([sample.text for sample in samples])
     proposals = propose(image, pixels_HW3, texts_TD, models)
