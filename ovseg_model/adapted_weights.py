@@ -24,13 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ovseg_model.clip import (
+    ADAPTED_TAG,
     BPE_FILE,
     CHECKPOINT_TAG,
     CONFIG_FILE,
     LOCAL_FOLDER,
     SAFE_FILE,
+    Clip,
     ClipWeights,
     check_architecture,
+    check_file,
     create_model,
     file_sha256,
     first_line,
@@ -86,12 +89,29 @@ class ClipOrigin:
 def adapt_clip(weights: ClipWeights, depth: int = 0, alpha: bool = False, seed: int = 0) -> MaskAdaptedClip:
     """Opens resolved weights, float32 on the CPU, with fresh prompts or alpha as `MaskAdaptedClip` takes them.
 
-    Raises UserError for weights that do not fit and for a model that cannot be adapted so.
+    Raises UserError for weights that do not fit, for a model that cannot be adapted so, and for one that was adapted
+    by prompts or alpha already: a stage more belongs to the training that made them.
     """
+    if weights.tag == ADAPTED_TAG:
+        return _adapt_further(weights, depth, alpha, seed)
     clip = create_model(weights, "fp32")
     if weights.path is not None:
         load_weights(clip, weights)
     return MaskAdaptedClip(clip, depth, alpha, seed, _origin(weights, clip))
+
+
+def _adapt_further(weights: ClipWeights, depth: int, alpha: bool, seed: int) -> MaskAdaptedClip:
+    """A fully finetuned CLIP with fresh prompts or alpha."""
+    check_file(weights)
+    path = weights.path or ""
+    before = load_adapted(path)
+    if before.depth or before.alpha_conv is not None:
+        raise UserError(
+            f"CLIP {path}: has {'prompts' if before.depth else 'an alpha channel'} already; give the CLIP that it was "
+            "trained from, and --mode full-then-prompt or prompt-then-full for both"
+        )
+    origin = dataclasses.replace(before.origin, name=weights.name, sha256=weights.sha256)
+    return MaskAdaptedClip(before.clip, depth, alpha, seed, origin)
 
 
 def _origin(weights: ClipWeights, clip: torch.nn.Module) -> ClipOrigin:
@@ -122,9 +142,7 @@ def _merges_beside(folder: str) -> str | None:
 
 def adapted_tokenizer(origin: ClipOrigin) -> Callable[[Sequence[str]], torch.Tensor]:
     """Returns the tokenizer of the adapted model: texts to int64 (T, L). Raises UserError when its files are away."""
-    if origin.architecture in open_clip.list_models():
-        return open_tokenizer(_named(origin, origin.architecture))
-    with _described(origin) as weights:
+    with _opened_as(origin) as weights:
         return open_tokenizer(weights)
 
 
@@ -221,6 +239,39 @@ def load_adapted(path: str) -> MaskAdaptedClip:
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"adapted CLIP {path}: its weights do not fit its description: {misfit(error)}") from error
     return model
+
+
+def load_adapted_clip(weights: ClipWeights, device: str, precision: str, image_batch: int, text_batch: int) -> Clip:
+    """Opens a resolved mask-adapted CLIP, for `clip.load_clip`, which says the rest. Raises UserError as it does."""
+    check_file(weights)
+    adapted = load_adapted(weights.path or "").to(device).eval().requires_grad_(False)
+    with _opened_as(adapted.origin) as described:
+        tokenizer = open_tokenizer(described)
+        named = dataclasses.replace(weights, architecture=described.architecture)
+        clip = Clip(adapted.clip, tokenizer, named, device, precision, image_batch, text_batch, adapted)
+    clip.weights = weights  # a described folder is gone by now, and fingerprints are free of paths
+    return clip
+
+
+@contextlib.contextmanager
+def _opened_as(origin: ClipOrigin) -> Iterator[ClipWeights]:
+    """The origin by open_clip's name for it, or as a folder for the time of the with block."""
+    if origin.architecture in open_clip.list_models():
+        yield _named(origin, origin.architecture)
+        return
+    with _described(origin) as described:
+        yield described
+
+
+def is_adapted(path: str) -> bool:
+    """Whether a file says that it is a mask-adapted CLIP; nothing but its header is read."""
+    if not (path.endswith(".safetensors") and os.path.isfile(path)):
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def read_description(path: str) -> dict[str, Any]:

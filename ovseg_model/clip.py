@@ -19,6 +19,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from schemas.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from ovseg_model.mask_adapted_clip import MaskAdaptedClip
+
 RANDOM_TAG = "random"
 RANDOM_SEED = 0
 CHECKPOINT_TAG = "checkpoint"
@@ -38,6 +41,9 @@ BPE_FILE = "bpe_merges.txt.gz"
 
 EMBEDDED = {"scenes": os.path.join(os.path.dirname(os.path.abspath(__file__)), "scenes_clip")}
 """Models that ship with the project, by name: scenes is a small CLIP of the drawn world in datasets/scenes.py."""
+
+ADAPTED_TAG = "adapted"
+"""The tag of a mask-adapted CLIP, which describes itself: a .safetensors file that `ovseg finetune` wrote."""
 
 LOCAL_FOLDER = "local-dir:"
 """How open_clip marks an architecture that a folder's config file describes."""
@@ -67,7 +73,7 @@ class ClipWeights:
     """open_clip's name, or `local-dir:` and the folder whose open_clip_config.json describes the model."""
 
     tag: str
-    """open_clip's pretrained tag, "random" or "checkpoint"."""
+    """open_clip's pretrained tag, "random", "checkpoint" or "adapted"."""
 
     path: str | None
     """The weights file on this machine; None for random weights."""
@@ -102,10 +108,10 @@ def resolve_clip(
     """Finds the weights a name stands for and fetches them if need be, after saying what, how large and to where.
 
     name: ARCHITECTURE/TAG of open_clip; ARCHITECTURE/random, seeded weights that mean nothing; one of EMBEDDED; or a
-    checkpoint: a .safetensors, .pt, .pth or .bin file, or a folder as open_clip saves it. architecture: of a
-    checkpoint that has no open_clip_config.json beside it; weights trained with QuickGELU, as OpenAI's and OVSeg's
-    were, need the architecture that ends in -quickgelu. cache_dir: where fetched weights are kept, by default the
-    Hugging Face cache.
+    checkpoint: a .safetensors, .pt, .pth or .bin file, a folder as open_clip saves it, or the mask-adapted CLIP that
+    `ovseg finetune` wrote. architecture: of a checkpoint that has no open_clip_config.json beside it; weights trained
+    with QuickGELU, as OpenAI's and OVSeg's were, need the architecture that ends in -quickgelu. cache_dir: where
+    fetched weights are kept, by default the Hugging Face cache.
 
     A checkpoint is opened once here, so that one that does not fit stops the run before it starts. Raises UserError
     for an unknown name, a checkpoint that cannot be read or does not fit, and weights that cannot be fetched.
@@ -127,10 +133,11 @@ def resolve_clip(
             )
         weights = _random_weights(head) if tag == RANDOM_TAG else _tagged_weights(head, tag, cache_dir, say)
     elif os.path.exists(os.path.expanduser(name)):
-        weights = _checkpoint_weights(os.path.abspath(os.path.expanduser(name)), architecture)
+        path = os.path.abspath(os.path.expanduser(name))
+        weights = _adapted_weights(path, architecture) or _checkpoint_weights(path, architecture)
     else:
         raise UserError(_unknown_name(name))
-    if weights.tag == CHECKPOINT_TAG or needs_transformers(weights.architecture):
+    if weights.tag in (CHECKPOINT_TAG, ADAPTED_TAG) or needs_transformers(weights.architecture):
         load_clip(weights)
     return weights
 
@@ -263,6 +270,22 @@ def _checkpoint_weights(path: str, architecture: str | None) -> ClipWeights:
     return ClipWeights(name, model, CHECKPOINT_TAG, file, sha256, size_bytes, False, config_sha256)
 
 
+def _adapted_weights(path: str, architecture: str | None) -> ClipWeights | None:
+    """Weights of a mask-adapted CLIP; None for any other file."""
+    from ovseg_model.adapted_weights import is_adapted, read_description
+
+    if not is_adapted(path):
+        return None
+    if architecture:
+        raise UserError(f"CLIP {path}: a mask-adapted CLIP says its architecture itself; leave {architecture} away")
+    origin = read_description(path)["origin"]
+    name = f"{ADAPTED_TAG}/{os.path.basename(path)}"
+    model = origin["architecture"] or f"adapted from {origin['name']}"
+    return ClipWeights(
+        name, model, ADAPTED_TAG, path, file_sha256(path), os.path.getsize(path), bool(origin["meaningless"])
+    )
+
+
 def _description_sha256(config: str) -> str:
     """Of a config file, and of the tokenizer's merges where they lie beside it: both decide the numbers."""
     merges = os.path.join(os.path.dirname(config), BPE_FILE)
@@ -365,6 +388,10 @@ def load_clip(
     resolved = resolve_device(device)
     if precision not in PRECISIONS:
         raise UserError(f"precision: wanted one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if weights.tag == ADAPTED_TAG:
+        from ovseg_model.adapted_weights import load_adapted_clip
+
+        return load_adapted_clip(weights, resolved, precision, image_batch, text_batch)
     model = create_model(weights, precision)
     if weights.path is not None:
         load_weights(model, weights)
@@ -451,7 +478,7 @@ def load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
     import open_clip
 
     path = weights.path or ""
-    _check_file(weights)
+    check_file(weights)
     try:
         open_clip.load_checkpoint(model, path, strict=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -466,8 +493,8 @@ def load_weights(model: torch.nn.Module, weights: ClipWeights) -> None:
         ) from error
 
 
-def _check_file(weights: ClipWeights) -> None:
-    """Refuses a file that is gone, has changed since it was resolved, or is a program."""
+def check_file(weights: ClipWeights) -> None:
+    """Refuses a file that is gone, has changed since it was resolved, or is a program. Raises UserError."""
     path = weights.path or ""
     if not os.path.isfile(path):
         raise UserError(f"CLIP {weights.name}: {path} is not there; every machine that scores needs it at that path")
@@ -555,8 +582,12 @@ class Clip:
         precision: str,
         image_batch: int,
         text_batch: int,
+        adapted: MaskAdaptedClip | None = None,
     ) -> None:
-        """Use `load_clip`. model: open_clip's, on its device, cast and in eval mode."""
+        """Use `load_clip`.
+
+        model: open_clip's, on its device, cast and in eval mode. adapted: what it is a part of, float32.
+        """
         import open_clip
 
         preprocessing = open_clip.get_model_preprocess_cfg(model)
@@ -572,6 +603,9 @@ class Clip:
         self.embed_dim: int = open_clip.get_model_config(weights.architecture)["embed_dim"]
         self.logit_scale = float(model.logit_scale.exp())
         self.cuts_texts = cuttable(model)
+        self.takes_masks = adapted is not None and (adapted.depth > 0 or adapted.alpha_conv is not None)
+        self.sees_whole_images = adapted is not None and adapted.alpha_conv is not None
+        self._adapted = adapted
         self._tokenizer = tokenizer
 
     def fingerprint(self) -> dict[str, Any]:
@@ -580,23 +614,27 @@ class Clip:
         numbers = {name: getattr(self, name) for name in names}
         return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
 
-    def embed_images(self, batch_BCHW: torch.Tensor) -> np.ndarray:
+    def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
         """Returns unit vectors of images, float32 (B, D).
 
         batch_BCHW: float32, B images of 3 x image_size_px x image_size_px, normalised with `mean` and `std`; B may be
-        0. Every forward has image_batch rows, so a row does not depend on how many others came with it.
+        0. masks_BSS: bool, True in the foreground, read by a model that `takes_masks` and by no other. Every forward
+        has image_batch rows, so a row does not depend on how many others came with it.
         """
-        import open_clip
-
         wanted = (3, self.image_size_px, self.image_size_px)
         if tuple(batch_BCHW.shape[1:]) != wanted:
             raise ValueError(f"images: wanted (B, {', '.join(map(str, wanted))}), got {tuple(batch_BCHW.shape)}")
+        columns = (batch_BCHW,) if masks_BSS is None or not self.takes_masks else (batch_BCHW, masks_BSS)
+        return self._embed_rows(columns, self.image_batch, self._encode_images)
+
+    def _encode_images(self, rows: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        """Image features, not normalised (B, D)."""
+        import open_clip
+
+        if self._adapted is not None:
+            return self._adapted(rows, masks)
         dtype = open_clip.get_input_dtype(self.precision)
-        return self._embed_rows(
-            batch_BCHW,
-            self.image_batch,
-            lambda rows: self.model.encode_image(rows.to(dtype=dtype), normalize=False),
-        )
+        return self.model.encode_image(rows.to(dtype=dtype), normalize=False)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns unit vectors of texts, float32 (T, D); T may be 0.
@@ -612,7 +650,7 @@ class Clip:
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
             cut_TL = tokens_TL[rows, :length]
-            vectors_TD[rows] = self._embed_rows(cut_TL, self.text_batch, self._encode_texts)
+            vectors_TD[rows] = self._embed_rows((cut_TL,), self.text_batch, self._encode_texts)
         return vectors_TD
 
     def _lengths(self, tokens_TL: torch.Tensor) -> np.ndarray:
@@ -630,18 +668,41 @@ class Clip:
             return encode_cut_texts(getattr(self.model, "text", self.model), tokens_TL)
         return self.model.encode_text(tokens_TL, normalize=False)
 
-    def _embed_rows(self, rows: torch.Tensor, batch: int, encode: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-        """Encodes rows in forwards of exactly `batch` rows and returns them at unit length, float32 (N, D)."""
+    def _embed_rows(
+        self, columns: tuple[torch.Tensor, ...], batch: int, encode: Callable[..., torch.Tensor]
+    ) -> np.ndarray:
+        """Encodes rows in forwards of exactly `batch` rows and returns them at unit length, float32 (N, D).
+
+        columns: what `encode` takes, N rows each.
+        """
         import torch
 
-        vectors = np.empty((len(rows), self.embed_dim), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch):
-                part = rows[start : start + batch]
-                padded = torch.cat([part, part[-1:].expand(batch - len(part), *part.shape[1:])])
-                features = encode(padded.to(self.device))[: len(part)].float()
-                vectors[start : start + batch] = torch.nn.functional.normalize(features, dim=-1).cpu().numpy()
+        count = len(columns[0])
+        vectors = np.empty((count, self.embed_dim), np.float32)
+        with torch.inference_mode(), self._autocast():
+            for start in range(0, count, batch):
+                parts = [_padded(column[start : start + batch], batch).to(self.device) for column in columns]
+                features = encode(*parts)[: count - start].float()
+                unit = torch.nn.functional.normalize(features, dim=-1)
+                vectors[start : start + batch] = unit.cpu().numpy()
         return vectors
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Weights of an adapted model stay float32, so its forwards are cast; those of others were cast once."""
+        import open_clip
+        import torch
+
+        dtype = open_clip.get_input_dtype(self.precision)
+        if self._adapted is None or dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.split(":")[0], dtype)
+
+
+def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows, the last one repeated until there are `count`."""
+    import torch
+
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
 
 def encode_cut_texts(tower: torch.nn.Module, tokens_TL: torch.Tensor) -> torch.Tensor:

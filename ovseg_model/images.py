@@ -9,9 +9,7 @@ import os
 import re
 import stat
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -21,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_model.fetch_options import FetchOptions, ImageError
 from ovseg_model.http_fetch import ByteRange, described, fetch_http, is_http
+from ovseg_model.read_ahead import read_ahead
 from schemas.errors import UserError
 
 __all__ = [
@@ -73,17 +72,7 @@ def read_images(uris: Sequence[str | None], options: FetchOptions) -> Iterator[F
 
     At most 2 × `threads` images are fetched ahead of the consumer, which bounds the memory.
     """
-    pool = ThreadPoolExecutor(options.threads, "read-images")
-    ahead: deque[Future[FetchedImage | ImageError]] = deque()
-    try:
-        for uri in uris:
-            if len(ahead) == 2 * options.threads:
-                yield ahead.popleft().result()
-            ahead.append(pool.submit(_read_image, uri, options))
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return read_ahead(functools.partial(_read_image, options=options), uris, options.threads)
 
 
 def _read_image(uri: str | None, options: FetchOptions) -> FetchedImage | ImageError:

@@ -1,21 +1,38 @@
-"""Images whose regions have known classes: what accuracy is measured on, during training and after."""
+"""Images whose regions have known classes: what accuracy is measured on, during training and after.
+
+Array names end in their axes: N regions, H and W pixels, 3 colour channels in RGB order.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ovseg_model.datasets.benchmark import IGNORE, LABEL_MAP_BENCHMARKS, LabelMapBenchmark, open_label_map_benchmark
+from ovseg_model.datasets.coco_instances import CocoAnnotation, CocoImage, CocoInstances, read_instances
+from ovseg_model.datasets.dataset_files import read_image, require_files
 from ovseg_model.datasets.scene_check import SIZE_PX
 from ovseg_model.datasets.scene_files import CLASSES_FILE, IMAGES, INSTANCES, LABELS
 from ovseg_model.datasets.scene_nouns import NAMES
 from ovseg_model.datasets.scenes import LEAST_VISIBLE, STYLES, VOID, draw_scene, numbers
+from ovseg_model.rle import Rle, areas_px, decode_masks
 from schemas.errors import UserError
 
-SCENES = "scenes"
+SCENES, COCO = "scenes", "coco"
+
+FORMS = (
+    f"{SCENES}, {SCENES}:ink, {COCO}:INSTANCES.json:IMAGES_FOLDER, BENCHMARK@ROOT (BENCHMARK one of "
+    f"{', '.join(LABEL_MAP_BENCHMARKS)}), or a folder with {CLASSES_FILE}, {IMAGES}/, {LABELS}/ and {INSTANCES}/, as "
+    "ovseg draw-scenes writes it"
+)
+"""How a labelled set is named."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,21 @@ class LabelledSet:
 def open_labelled_set(name: str, limit: int) -> LabelledSet:
     """Returns the labelled set of a name.
 
-    name: "scenes", drawn from the test split; "scenes:ink", in the style that the small CLIP has not seen; or a folder
-    as `ovseg draw-scenes` writes it: images/, instances/ and labels/ of the same file names, and classes.json. limit:
-    images, the first in order of name. Raises UserError for a name that is none of them.
+    name: "scenes", drawn from the test split; "scenes:ink", in the style that the small CLIP has not seen;
+    "coco:INSTANCES.json:IMAGES_FOLDER", a region an annotation, crowds left out; "BENCHMARK@ROOT", such as
+    "ade20k-150@data", a region for each class that an image has, as in OVSeg's own check while it trains
+    (`ade_gt_150cls_val` of its release); or a folder as `ovseg draw-scenes` writes it: images/, instances/ and labels/
+    of the same file names, and classes.json. limit: images, the first in order of name. Raises UserError for a name
+    that is none of them, and for files that are missing or wrong.
     """
-    if name.partition(":")[0] == SCENES:
+    kind, _, rest = name.partition(":")
+    if kind == SCENES:
         return _drawn_scenes(name, limit)
+    if kind == COCO:
+        return _coco(name, rest, limit)
+    benchmark, at, root = name.partition("@")
+    if at and benchmark in LABEL_MAP_BENCHMARKS:
+        return label_map_regions(open_label_map_benchmark(benchmark), Path(root), limit)
     return _scene_folder(Path(name), limit)
 
 
@@ -82,10 +108,7 @@ def _scene_folder(folder: Path, limit: int) -> LabelledSet:
     from PIL import Image
 
     if not (folder / CLASSES_FILE).is_file():
-        raise UserError(
-            f"labelled set {folder}: wanted {SCENES}, {SCENES}:ink or a folder with {CLASSES_FILE}, {IMAGES}/, "
-            f"{LABELS}/ and {INSTANCES}/, as ovseg draw-scenes writes it"
-        )
+        raise UserError(f"labelled set {folder}: wanted {FORMS}")
     classes = tuple(each["name"] for each in json.loads((folder / CLASSES_FILE).read_text()))
     names = sorted(path.name for path in (folder / IMAGES).iterdir())[:limit]
 
@@ -95,3 +118,100 @@ def _scene_folder(folder: Path, limit: int) -> LabelledSet:
             yield labelled_image(*maps)
 
     return LabelledSet(str(folder), classes, images)
+
+
+def label_map_regions(benchmark: LabelMapBenchmark, root: Path, limit: int) -> LabelledSet:
+    """Returns a benchmark's label maps as regions: one a class that an image has, in the order of the classes.
+
+    Images of which nothing is labelled have none. Raises UserError for files that are missing, here or once they are
+    read.
+    """
+    samples = benchmark.find_samples(root)[:limit]
+
+    def images() -> Iterator[LabelledImage]:
+        for sample in samples:
+            yield regions_of_classes(benchmark.read_image(sample), benchmark.read_labels(sample))
+
+    return LabelledSet(f"{benchmark.name}@{root}", benchmark.names(), images)
+
+
+def regions_of_classes(image_HW3: np.ndarray, labels_HW: np.ndarray) -> LabelledImage:
+    """Returns a region for each class of a converted label map, uint16 with IGNORE, whatever its size."""
+    labels_N = np.unique(labels_HW)
+    labels_N = labels_N[labels_N != IGNORE]
+    return LabelledImage(image_HW3, labels_HW == labels_N[:, None, None], labels_N.astype(np.int64))
+
+
+def _coco(name: str, places: str, limit: int) -> LabelledSet:
+    json_path, _, folder = places.rpartition(":")
+    if not json_path or not folder:
+        raise UserError(f"labelled set {name}: wanted {COCO}:INSTANCES.json:IMAGES_FOLDER")
+    return coco_regions(name, read_instances(Path(json_path)), Path(folder), limit)
+
+
+def coco_regions(name: str, instances: CocoInstances, folder: Path, limit: int) -> LabelledSet:
+    """Returns the annotations of a COCO JSON as regions; its categories, in their order, are the classes.
+
+    Crowds are left out, as are masks without a pixel and images without a mask: there is nothing to recognise. Raises
+    UserError for two categories of one name, annotations that are no masks, and images that are missing.
+    """
+    classes = _distinct_names(instances)
+    chosen = list(itertools.islice(_annotated_images(instances), limit))
+    places = [str(folder / each.image.file_name) for each in chosen]
+    require_files(f"labelled set {name}", places, f"where {instances.path} comes from")
+
+    def images() -> Iterator[LabelledImage]:
+        for each, place in zip(chosen, places, strict=True):
+            yield LabelledImage(_read_as_stated(place, each.image), decode_masks(each.masks), each.truth_N)
+
+    return LabelledSet(name, classes, images)
+
+
+class _AnnotatedImage(NamedTuple):
+    """An image and its masks that count, none empty; int64 positions of their categories."""
+
+    image: CocoImage
+    masks: list[Rle]
+    truth_N: np.ndarray
+
+
+def _distinct_names(instances: CocoInstances) -> tuple[str, ...]:
+    names = tuple(instances.categories.values())
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise UserError(f"{instances.path}: two categories are called {twice[0]!r}, so no prompt tells them apart")
+    return names
+
+
+def _annotated_images(instances: CocoInstances) -> Iterator[_AnnotatedImage]:
+    """Yields images that have a mask, by file name; masks are drawn only as far as they are asked for."""
+    by_image: dict[CocoImage, list[CocoAnnotation]] = {}
+    for annotation in instances.annotations:
+        if not annotation.is_crowd:
+            by_image.setdefault(instances.image_of(annotation), []).append(annotation)
+    positions = {category_id: position for position, category_id in enumerate(instances.categories)}
+    for image, regions in sorted(by_image.items()):
+        masks = [instances.mask_of(each) for each in regions]
+        truth_N = np.array([_position(positions, instances, each) for each in regions], np.int64)
+        seen_N = areas_px(masks) > 0
+        if seen_N.any():
+            yield _AnnotatedImage(image, list(itertools.compress(masks, seen_N)), truth_N[seen_N])
+
+
+def _position(positions: Mapping[int, int], instances: CocoInstances, annotation: CocoAnnotation) -> int:
+    if annotation.category_id not in positions:
+        raise UserError(
+            f"{instances.path}: annotation {annotation.id} is of category {annotation.category_id}, "
+            "which is not among the file's categories"
+        )
+    return positions[annotation.category_id]
+
+
+def _read_as_stated(place: str, image: CocoImage) -> np.ndarray:
+    image_HW3 = read_image(place)
+    if image_HW3.shape[:2] != (image.height, image.width):
+        raise UserError(
+            f"image {place} is {image_HW3.shape[0]} x {image_HW3.shape[1]}, its annotations are of "
+            f"{image.height} x {image.width} (height x width); take both from one release"
+        )
+    return image_HW3

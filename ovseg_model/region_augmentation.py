@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovseg_model.regions import RegionOptions, covering_mask, cut_region, region_boxes_xywh, resize_region
+from ovseg_model.regions import (
+    RegionOptions,
+    covering_mask,
+    cut_region,
+    region_boxes_xywh,
+    resize_region,
+    square_image,
+    square_mask,
+)
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,21 +115,9 @@ def region_item(
 def image_item(
     image_HW3: np.ndarray, mask_HW: np.ndarray, size_px: int, fill_rgb: Sequence[float], options: RegionOptions
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the whole image, padded to a square about its centre and resized, and the mask in the same frame.
+    """Returns the whole image and the mask in its frame, as `regions.whole_image_batch`, before it is normalised.
 
-    Padded as Alpha-CLIP's training does (Sun et al. CVPR 2024, train/dataset/alpha_grit.py): the RGB half of the model
-    begins as CLIP itself, which has seen things in their own proportions; and, as there, nothing is augmented. The
-    padding has the region's fill (Alpha-CLIP: black).
-
-    image_HW3: RGB uint8; mask_HW: bool, same frame. Returns float32 (3, S, S), 0..255, and bool (S, S).
+    As in Alpha-CLIP's training, nothing is augmented. image_HW3: RGB uint8; mask_HW: bool, same frame. Returns float32
+    (3, S, S), 0..255, and bool (S, S).
     """
-    import torch
-
-    height, width = mask_HW.shape
-    side = max(height, width)
-    rows, columns = (slice((side - length) // 2, (side - length) // 2 + length) for length in (height, width))
-    image_3MM = torch.as_tensor(np.asarray(fill_rgb, np.float32)).reshape(3, 1, 1).repeat(1, side, side)
-    image_3MM[:, rows, columns] = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1)))
-    mask_MM = np.zeros((side, side), bool)
-    mask_MM[rows, columns] = mask_HW
-    return resize_region(image_3MM, size_px, options.antialias), covering_mask(mask_MM, size_px)
+    return square_image(image_HW3, size_px, fill_rgb, options.antialias), square_mask(mask_HW, size_px)

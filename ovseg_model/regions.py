@@ -202,3 +202,57 @@ def covering_mask(mask_hw: np.ndarray, size_px: int) -> torch.Tensor:
     # Each output pixel looks at floor(i * h / S) up to ceil((i + 1) * h / S): at every pixel that it overlaps.
     values_11hw = torch.from_numpy(mask_hw.astype(np.float32))[None, None]
     return adaptive_max_pool2d(values_11hw, size_px)[0, 0].bool()
+
+
+def whole_image_batch(
+    image_HW3: np.ndarray,
+    masks_NHW: np.ndarray,
+    size_px: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    options: RegionOptions,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the whole image once for every mask, and the masks in its frame, for a model with an alpha channel.
+
+    image_HW3: RGB uint8; masks_NHW: bool, same frame; mean, std: the model's, of RGB in 0..1. Returns float32
+    (N, 3, S, S), normalised, one image expanded, and bool (N, S, S), S = size_px. Raises ValueError when the frames
+    differ.
+    """
+    import torch
+
+    _check_frame(image_HW3, masks_NHW)
+    square_3SS = square_image(image_HW3, size_px, fill_colour(mean, options), options.antialias)
+    masks = torch.empty(len(masks_NHW), size_px, size_px, dtype=torch.bool)
+    for index, mask_HW in enumerate(masks_NHW):
+        masks[index] = square_mask(mask_HW, size_px)
+    return normalise(square_3SS[None], mean, std).expand(len(masks_NHW), -1, -1, -1), masks
+
+
+def square_image(image_HW3: np.ndarray, size_px: int, fill_rgb: Sequence[float], antialias: bool) -> torch.Tensor:
+    """Returns an image padded to a square about its centre and resized, float32 (3, S, S), 0..255.
+
+    Padded as Alpha-CLIP's training does (Sun et al. CVPR 2024, train/dataset/alpha_grit.py): the RGB half of the model
+    begins as CLIP itself, which has seen things in their own proportions. The padding has the region's fill
+    (Alpha-CLIP: black). fill_rgb: 0..255.
+    """
+    import torch
+
+    rows, columns, side = _centred(*image_HW3.shape[:2])
+    image_3MM = torch.as_tensor(np.asarray(fill_rgb, np.float32)).reshape(3, 1, 1).repeat(1, side, side)
+    image_3MM[:, rows, columns] = torch.from_numpy(np.ascontiguousarray(image_HW3.transpose(2, 0, 1)))
+    return resize_region(image_3MM, size_px, antialias)
+
+
+def square_mask(mask_HW: np.ndarray, size_px: int) -> torch.Tensor:
+    """Returns a mask in the frame of `square_image`, as `covering_mask`: bool (S, S)."""
+    rows, columns, side = _centred(*mask_HW.shape)
+    mask_MM = np.zeros((side, side), bool)
+    mask_MM[rows, columns] = mask_HW
+    return covering_mask(mask_MM, size_px)
+
+
+def _centred(height: int, width: int) -> tuple[slice, slice, int]:
+    """Rows and columns of an image in the middle of a square, and the square's side, in pixels."""
+    side = max(height, width)
+    rows, columns = (slice((side - length) // 2, (side - length) // 2 + length) for length in (height, width))
+    return rows, columns, side

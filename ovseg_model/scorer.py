@@ -11,8 +11,6 @@ import numpy as np
 from ovseg_model import rle
 
 if TYPE_CHECKING:
-    import torch
-
     from ovseg_model.clip import ClipWeights
 
 MASKS_PER_DECODE = 16
@@ -69,12 +67,13 @@ class ClipScorer:
         """Loads the weights that the spec names; nothing is fetched."""
         from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
         from ovseg_model.clip import load_clip
+        from ovseg_model.region_encoder import RegionEncoder
         from ovseg_model.regions import RegionOptions
 
         set_torch_threads(spec)
-        self._clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
-        self._nouns = ClassEmbeddings(self._clip, prompt_templates(spec.templates))
-        self._region_options = RegionOptions(expand_ratio=spec.expand_ratio, antialias=spec.antialias)
+        clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
+        self._nouns = ClassEmbeddings(clip, prompt_templates(spec.templates))
+        self._regions = RegionEncoder(clip, RegionOptions(spec.expand_ratio, spec.antialias))
         self.name = spec.weights.name
         self.meaningless = spec.weights.meaningless
 
@@ -84,20 +83,13 @@ class ClipScorer:
 
     def embed_regions(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
         """Unit vectors of every image's masked regions, float32 (M, D) each."""
-        import torch
+        return self._regions.embed([(pixels, decoded_in_chunks(masks)) for pixels, masks in images])
 
-        regions = [torch.cat(list(self._cut_regions(pixels, masks))) for pixels, masks in images]
-        vectors = self._clip.embed_images(torch.cat(regions))
-        return np.split(vectors, np.cumsum([len(each) for each in regions])[:-1])
 
-    def _cut_regions(self, pixels_HW3: np.ndarray, masks: Sequence[rle.Rle]) -> Iterator[torch.Tensor]:
-        """Masked regions of one image, float32 (M, 3, S, S), normalised, a few masks at a time."""
-        from ovseg_model.regions import region_batch
-
-        clip = self._clip
-        for start in range(0, len(masks), MASKS_PER_DECODE):
-            masks_NHW = rle.decode_masks(masks[start : start + MASKS_PER_DECODE])
-            yield region_batch(pixels_HW3, masks_NHW, clip.image_size_px, clip.mean, clip.std, self._region_options)
+def decoded_in_chunks(masks: Sequence[rle.Rle]) -> Iterator[np.ndarray]:
+    """Masks of one image, bool (N, H, W), a few at a time."""
+    for start in range(0, len(masks), MASKS_PER_DECODE):
+        yield rle.decode_masks(masks[start : start + MASKS_PER_DECODE])
 
 
 def set_torch_threads(spec: ClipScorerSpec) -> None:

@@ -26,6 +26,7 @@ VERBS = {
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
+    "segment": Verb("pipelines.segment_images", "photographs and class names in, label maps and overlays out"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }

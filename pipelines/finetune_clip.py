@@ -34,7 +34,9 @@ class RunOptions:
     clip: str = option("scenes", "CLIP to adapt, as --clip of ovseg match")
     clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
     eval_set: str = option(
-        "", "labelled set for accuracy before, during and after: scenes, scenes:ink, or a folder of ovseg draw-scenes"
+        "",
+        "labelled set for accuracy before, during and after: scenes, scenes:ink, a folder of ovseg draw-scenes, "
+        "coco:INSTANCES.json:IMAGES_FOLDER, or BENCHMARK@ROOT such as ade20k-150@data",
     )
     eval_images: int = option(500, "images of it, the first by name")
     device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER; under torchrun each process takes a GPU of its own")

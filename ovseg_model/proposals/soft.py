@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ovseg_model.proposals.generator import ImageInput
+from ovseg_model.proposals.generator import ImageInput, ProposalError
 
 
 class SoftProposals(NamedTuple):
@@ -33,8 +33,10 @@ class ProposalNetwork(Protocol):
     name: str
     batch_size: int
 
-    def propose_soft(self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray) -> list[SoftProposals]:
-        """Returns proposals of each image, in order.
+    def propose_soft(
+        self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray
+    ) -> list[SoftProposals | ProposalError]:
+        """Returns proposals of each image, in order; an image without any has none, a failure is an error of its own.
 
         class_vectors_KD: float32 unit vectors of the class names, by the CLIP that the network was trained with.
         """

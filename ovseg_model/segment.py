@@ -1,0 +1,301 @@
+"""Two-stage open-vocabulary segmentation: mask proposals, each classified as a masked region, joined into a label map.
+
+The order is OVSeg's inference (Liang et al., CVPR 2023, section 3.1 and its release), step by step:
+
+    soft masks M, network's probabilities p   proposals/soft.py
+    hard masks M > threshold, valid if not empty
+    CLIP's probabilities q                    softmax(100 cos(masked region, class)); 1 where a mask is not valid
+    scores s = p^(1-λ) q^λ                    fuse
+    label map                                 argmax_k Σ_n s[n,k] M[n], enlarged to the image before the argmax
+
+Array names end in their axes: N proposals, K classes, h and w of the proposals' frame, H and W of the image, D
+dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from ovseg_model.class_names import ClassVectors
+from ovseg_model.label_png import UNLABELLED
+from ovseg_model.proposals.generator import ImageInput, ProposalError
+from ovseg_model.proposals.soft import ProposalNetwork, SoftProposals
+from ovseg_model.region_encoder import RegionEncoder
+from schemas.errors import UserError
+
+LOGIT_SCALE = 100.0
+"""OVSeg's fixed temperature, whatever the model's own has become (section 5.1 of its method)."""
+
+CLASSES_AT_ONCE = 32
+"""Classes whose scores are enlarged together: 847 classes of a 2560 x 1920 image would be 17 GB."""
+
+
+def _option(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How proposals become a label map; the defaults are OVSeg's for Swin-B and ViT-L/14 on ADE20K."""
+
+    mask_threshold: float = _option(
+        0.4, "a soft mask above it is foreground, which CLIP sees; OVSeg: 0.4 Swin-B, 0.5 R101c, 0.35 demo"
+    )
+    clip_weight: float = _option(
+        0.7,
+        "λ, CLIP's share in the geometric fusion with the proposal network, 0 to 1: 0 runs no CLIP, 1 is CLIP alone "
+        "(what OVSeg's release writes as 0); without meaning where the generator knows no classes",
+    )
+    soft_masks: bool = _option(True, "weigh pixels by soft masks, as OVSeg does")
+    best_proposal_only: bool = _option(False, "each class keeps the one proposal that it scores highest on")
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range; raises UserError."""
+        for name in ("mask_threshold", "clip_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name.replace('_', '-')}: wanted 0 to 1, got {getattr(self, name)}")
+
+
+DEMO = SegmentOptions(mask_threshold=0.35, clip_weight=1.0, soft_masks=False, best_proposal_only=True)
+"""OVSeg's demo, `--demo`: CLIP alone, because the network's classes are biased to those that it was trained on."""
+
+
+class ScoredProposals(NamedTuple):
+    """The proposals of one image with their class scores."""
+
+    masks_Nhw: np.ndarray
+    """float32 in [0, 1], or bool."""
+
+    scores_NK: np.ndarray
+    """float32 in [0, 1]."""
+
+    valid_N: np.ndarray
+    """bool: the hard mask has a pixel."""
+
+
+class Segmentation(NamedTuple):
+    """What is known of one image."""
+
+    labels_HW: np.ndarray
+    """uint16: class of each pixel, UNLABELLED (65535) where no proposal covers it."""
+
+    proposals: ScoredProposals
+
+
+class Segmenter:
+    """Proposals and CLIP, opened once; segments images with any classes."""
+
+    def __init__(self, network: ProposalNetwork, regions: RegionEncoder, options: SegmentOptions) -> None:
+        """regions: of the CLIP whose text tower embeds the class names."""
+        self.network, self.regions, self.options = network, regions, options
+
+    def segment(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[Segmentation | ProposalError]:
+        """Yields the segmentation of each image, or why there is none, in order."""
+        for image, scored in zip(images, self.score(images, classes), strict=True):
+            if isinstance(scored, ProposalError):
+                yield scored
+            else:
+                yield Segmentation(label_map(scored, image.pixels_HW3.shape[:2], self.options), scored)
+
+    def score(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[ScoredProposals | ProposalError]:
+        """Yields the scored proposals of each image, in order; the regions of a batch share CLIP's forwards."""
+        for start in range(0, len(images), self.network.batch_size):
+            batch = images[start : start + self.network.batch_size]
+            proposed = self.network.propose_soft(batch, classes.vectors_VD)
+            yield from self.score_batch(batch, proposed, classes)
+
+    def score_batch(
+        self, images: Sequence[ImageInput], proposed: Sequence[SoftProposals | ProposalError], classes: ClassVectors
+    ) -> Iterator[ScoredProposals | ProposalError]:
+        """Yields what became of the proposals of one batch, in order."""
+        there = [(image, each) for image, each in zip(images, proposed, strict=True) if isinstance(each, SoftProposals)]
+        kept_images, kept = zip(*there, strict=True) if there else ((), ())
+        options = self.options
+        parts = score_parts(
+            kept_images, kept, self.regions, classes, options.mask_threshold, ask_clip=options.clip_weight > 0
+        )
+        scored = (fuse_scores(each, options) for each in parts)
+        for each in proposed:
+            yield each if isinstance(each, ProposalError) else next(scored)
+
+
+class ScoreParts(NamedTuple):
+    """The proposals of one image before fusion: everything but λ is settled."""
+
+    masks_Nhw: np.ndarray
+    """As they were proposed."""
+
+    hard_Nhw: np.ndarray
+    """bool."""
+
+    valid_N: np.ndarray
+    """bool: the hard mask has a pixel."""
+
+    network_NK: np.ndarray | None
+    """p, float32; None from a generator that knows no classes."""
+
+    clip_NK: np.ndarray
+    """q, float32; 1 where a proposal is not valid, and everywhere if CLIP was not asked."""
+
+
+def score_parts(
+    images: Sequence[ImageInput],
+    proposed: Sequence[SoftProposals],
+    regions: RegionEncoder,
+    classes: ClassVectors,
+    mask_threshold: float,
+    ask_clip: bool = True,
+) -> list[ScoreParts]:
+    """Returns both probabilities of a few images' proposals: steps 1 to 4 of section 5.2 of OVSeg's method.
+
+    ask_clip: False leaves CLIP out where the network knows the classes.
+    """
+    hard = [hard_masks(each.masks_Nhw, mask_threshold) for each in proposed]
+    valid = [masks.any(axis=(1, 2)) for masks in hard]
+    if ask_clip or any(each.class_probability_NK is None for each in proposed):
+        frames = [resize_image(image.pixels_HW3, masks.shape[1:]) for image, masks in zip(images, hard, strict=True)]
+        kept = [(frame, [masks[good]]) for frame, masks, good in zip(frames, hard, valid, strict=True)]
+        vectors = regions.embed(kept)
+        clip = [spread(clip_probability(each, classes), good) for each, good in zip(vectors, valid, strict=True)]
+    else:
+        clip = [np.ones((len(masks), classes.count), np.float32) for masks in hard]
+    parts = zip(proposed, hard, valid, clip, strict=True)
+    return [
+        ScoreParts(each.masks_Nhw, masks, good, _joined(each.class_probability_NK, classes), q_NK)
+        for each, masks, good, q_NK in parts
+    ]
+
+
+def _joined(probability_NV: np.ndarray | None, classes: ClassVectors) -> np.ndarray | None:
+    return None if probability_NV is None else classes.join(probability_NV)
+
+
+def fuse_scores(parts: ScoreParts, options: SegmentOptions) -> ScoredProposals:
+    """Returns the fused scores, step 5; `options` has the mask threshold that the parts were made with."""
+    scores_NK = fuse(parts.network_NK, parts.clip_NK, parts.valid_N, options.clip_weight)
+    masks_Nhw = parts.masks_Nhw if options.soft_masks else parts.hard_Nhw
+    return ScoredProposals(masks_Nhw, scores_NK, parts.valid_N)
+
+
+def hard_masks(masks_Nhw: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns what is foreground, bool (N, h, w): strictly above the threshold; hard masks stay as they are."""
+    return masks_Nhw if masks_Nhw.dtype == bool else masks_Nhw > threshold
+
+
+def resize_image(image_HW3: np.ndarray, frame_hw: Sequence[int]) -> np.ndarray:
+    """Returns the image in the proposals' frame, RGB uint8 (h, w, 3), bilinear; itself where that is its own size."""
+    height, width = frame_hw
+    if image_HW3.shape[:2] == (height, width):
+        return image_HW3
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def clip_probability(vectors_ND: np.ndarray, classes: ClassVectors) -> np.ndarray:
+    """Returns CLIP's probability of each class, q, float32 (N, K): a softmax over the classes alone."""
+    logits_NK = LOGIT_SCALE * classes.join(vectors_ND @ classes.vectors_VD.T)
+    exponentials = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def spread(probability_MK: np.ndarray, valid_N: np.ndarray) -> np.ndarray:
+    """Returns rows for all proposals, float32 (N, K): those of the M valid ones in their places, 1 elsewhere."""
+    spread_NK = np.ones((len(valid_N), probability_MK.shape[1]), np.float32)
+    spread_NK[valid_N] = probability_MK
+    return spread_NK
+
+
+def fuse(p_NK: np.ndarray | None, q_NK: np.ndarray, valid_N: np.ndarray, clip_weight: float) -> np.ndarray:
+    """Returns s = p^(1-λ) q^λ, float32 (N, K), λ = clip_weight.
+
+    Proposals that are not valid have q = 1 and count by p alone; with λ = 1, or where the generator knows no classes
+    (p_NK None), CLIP stands alone and they score 0.
+    """
+    if p_NK is None or clip_weight == 1:
+        return np.where(valid_N[:, None], q_NK, 0).astype(np.float32)
+    return (p_NK ** (1 - clip_weight) * q_NK**clip_weight).astype(np.float32)
+
+
+def label_map(scored: ScoredProposals, size_HW: Sequence[int], options: SegmentOptions) -> np.ndarray:
+    """Returns the class of each pixel, uint16 (H, W): argmax_k Σ_n s[n,k] M[n], UNLABELLED where all are 0.
+
+    The sums are enlarged bilinearly to the image before the argmax, as in detectron2's sem_seg_postprocess, a few
+    classes at a time; the lower class wins a tie.
+    """
+    scores_NK = best_proposals(scored) if options.best_proposal_only else scored.scores_NK
+    height, width = scored.masks_Nhw.shape[1:]
+    masks_NP = torch.from_numpy(scored.masks_Nhw.reshape(len(scores_NK), height * width)).float()
+    scores_KN = torch.from_numpy(np.ascontiguousarray(scores_NK.T))
+    best_HW = torch.zeros(tuple(size_HW))
+    labels_HW = torch.full(tuple(size_HW), UNLABELLED, dtype=torch.int32)
+    for first in range(0, len(scores_KN), CLASSES_AT_ONCE):
+        sums_Chw = (scores_KN[first : first + CLASSES_AT_ONCE] @ masks_NP).reshape(-1, height, width)
+        if (height, width) != tuple(size_HW):
+            sums_Chw = interpolate(sums_Chw[None], tuple(size_HW), mode="bilinear", align_corners=False)[0]
+        top_HW, class_HW = sums_Chw.max(dim=0)
+        better = top_HW > best_HW
+        best_HW = torch.where(better, top_HW, best_HW)
+        labels_HW[better] = (class_HW[better] + first).int()
+    return labels_HW.numpy().astype(np.uint16)
+
+
+def best_proposals(scored: ScoredProposals) -> np.ndarray:
+    """Returns the scores with all but each class's best proposal set to 0, float32 (N, K); the first wins a tie."""
+    kept_NK = np.zeros_like(scored.scores_NK)
+    if len(kept_NK):
+        best_K, classes_K = scored.scores_NK.argmax(axis=0), np.arange(kept_NK.shape[1])
+        kept_NK[best_K, classes_K] = scored.scores_NK[best_K, classes_K]
+    return kept_NK
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One piece of an image that belongs to one proposal."""
+
+    proposal: int
+    class_number: int
+    score: float
+    """Of the class, 0 to 1."""
+
+    mask_hw: np.ndarray
+    """bool, in the proposals' frame."""
+
+
+def instances(scored: ScoredProposals, options: SegmentOptions, least_score: float = 0.0) -> list[Segment]:
+    """Returns every valid proposal with its best class, in order of falling score; masks may overlap."""
+    hard = hard_masks(scored.masks_Nhw, options.mask_threshold)
+    best_N = scored.scores_NK.argmax(axis=1) if len(hard) else np.empty(0, int)
+    score_N = scored.scores_NK[np.arange(len(hard)), best_N]
+    order = np.argsort(-score_N, kind="stable")
+    chosen = [int(n) for n in order if scored.valid_N[n] and score_N[n] >= least_score]
+    return [Segment(n, int(best_N[n]), float(score_N[n]), hard[n]) for n in chosen]
+
+
+LEAST_OVERLAP = 0.8
+"""A panoptic segment that keeps less than this share of its mask goes (MaskFormer, Cheng et al. 2021, section 3.4)."""
+
+
+def panoptic_segments(scored: ScoredProposals, options: SegmentOptions, least_score: float = 0.0) -> list[Segment]:
+    """Returns segments that do not overlap, in the order of the proposals: MaskFormer's general inference.
+
+    A pixel goes to the proposal of highest score times soft mask, if its own mask is hard there too; a segment that
+    keeps less than LEAST_OVERLAP of its mask is left out.
+    """
+    found = sorted(instances(scored, options, least_score), key=lambda each: each.proposal)
+    if not found:
+        return []
+    weight_Nhw = np.stack([each.score * scored.masks_Nhw[each.proposal] for each in found])
+    owner_hw = weight_Nhw.argmax(axis=0)
+    segments = []
+    for number, each in enumerate(found):
+        mask_hw = (owner_hw == number) & each.mask_hw
+        if mask_hw.any() and mask_hw.sum() >= LEAST_OVERLAP * each.mask_hw.sum():
+            segments.append(Segment(each.proposal, each.class_number, each.score, mask_hw))
+    return segments

@@ -1,0 +1,102 @@
+"""The options that `segment` and `evaluate` share, and what they open: a proposal generator, CLIP, class vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.options import option, require_at_least
+
+if TYPE_CHECKING:
+    from ovseg_model.class_embeddings import ClassEmbeddings
+    from ovseg_model.proposals.soft import ProposalNetwork
+    from ovseg_model.region_encoder import RegionEncoder
+    from ovseg_model.segment import SegmentOptions
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Where masks come from, and the CLIP that names them."""
+
+    masks: str = option(
+        "felzenszwalb",
+        "mask proposals: felzenszwalb (no weights), maskformer, proposal-network (of ovseg train-proposals), "
+        "annotations, or package.module:factory",
+    )
+    mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
+    clip: str = option("scenes", "CLIP, as --clip of ovseg match; adapted.safetensors of ovseg finetune among them")
+    clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
+    templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
+    precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
+    region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
+    expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
+    antialias: bool = option(True, "antialiased resize of regions, as in mining; OVSeg's own inference has none")
+    device: str = option("auto", "device of generator and CLIP: auto, cpu, cuda or cuda:N")
+    synonyms: str = option(
+        "verbatim",
+        'names with commas: verbatim ("road, route" is one text, OVSeg\'s way), max or mean over the names',
+        choices=("verbatim", "max", "mean"),
+    )
+
+
+@dataclass(frozen=True)
+class Models:
+    """What was opened, and what decides its results."""
+
+    network: ProposalNetwork
+    regions: RegionEncoder
+    embeddings: ClassEmbeddings
+    fingerprint: dict[str, Any]
+
+    @property
+    def meaningless(self) -> bool:
+        """Whether CLIP's weights are random."""
+        return self.regions.clip.weights.meaningless
+
+
+def open_models(options: ModelOptions, work_folder: str) -> Models:
+    """Resolves and opens the generator and CLIP.
+
+    work_folder: for what a generator prepares.
+
+    Raises:
+        UserError: as `resolve_clip` and `resolve_generator`.
+    """
+    from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
+    from ovseg_model.clip import load_clip, resolve_clip, resolve_device
+    from ovseg_model.region_encoder import RegionEncoder
+    from ovseg_model.regions import RegionOptions
+
+    require_at_least("region_batch", options.region_batch, 1)
+    device = resolve_device(options.device)
+    templates = prompt_templates(options.templates)
+    region_options = RegionOptions(options.expand_ratio, options.antialias)
+    network, network_fingerprint = open_proposals(options, device, work_folder)
+    weights = resolve_clip(options.clip, options.clip_architecture)
+    clip = load_clip(weights, device, options.precision, image_batch=options.region_batch)
+    regions = RegionEncoder(clip, region_options)
+    fingerprint = {
+        "proposals": network_fingerprint,
+        "clip": clip.fingerprint(),
+        "templates": list(templates),
+        "expand_ratio": options.expand_ratio,
+        "antialias": options.antialias,
+    }
+    return Models(network, regions, ClassEmbeddings(clip, templates), fingerprint)
+
+
+def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tuple[ProposalNetwork, dict[str, Any]]:
+    """The generator of --masks as a proposal network, and what decides its masks."""
+    from ovseg_model.proposals import open_generator, resolve_generator
+    from ovseg_model.proposals.soft import HardProposals
+    from pipelines.plan import parse_generator_options
+
+    spec = resolve_generator(options.masks, parse_generator_options(options.mask_option), device, work_folder)
+    return HardProposals(open_generator(spec)), spec.fingerprint()
+
+
+def effective_options(given: SegmentOptions, demo: bool) -> SegmentOptions:
+    """The options, or OVSeg's demo for --demo."""
+    from ovseg_model.segment import DEMO
+
+    return DEMO if demo else given

@@ -1,0 +1,351 @@
+"""`ovseg segment`: photographs and class names in; label map, JSON with RLE masks, and a picture of each out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fsspec
+import numpy as np
+
+from ovseg_model.class_names import ClassNames, check_distinct, split_names, titles
+from ovseg_model.fetch_options import FetchOptions, ImageError
+from ovseg_model.images import read_images
+from ovseg_model.proposals import ImageInput, ProposalError
+from ovseg_model.rle import areas_px, boxes_xywh_px, encode_masks
+from pipelines.open_segmenter import ModelOptions, effective_options, open_models
+from pipelines.options import add_options, option, read_options
+from pipelines.progress import show_progress
+from pipelines.terminal import escaped
+from pipelines.write_tables import RunFolder, open_run_folder
+from schemas import UserError
+
+if TYPE_CHECKING:
+    from ovseg_model.class_names import ClassVectors
+    from ovseg_model.segment import Segment, Segmentation, Segmenter, SegmentOptions
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+OTHERS = "others"
+"""The background that one class alone is given, as in OVSeg's demo: a softmax over one class says nothing."""
+
+DROPS_FILE = "drops.json"
+SHOWN_DROPS = 10
+
+VERSION = 1
+"""Raised whenever the same options begin to give other files."""
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Which classes are looked for, and where the results go."""
+
+    classes: str = option("", 'class names with commas between; several names of a class with |: "cat, road|route"')
+    classes_file: str | None = option(None, "text file, one class a line, names as --synonyms says")
+    background: str = option("", "class names, as --classes, that compete but are left unlabelled")
+    output: str = option("segmented", "folder of the results: a path or fsspec URL")
+    demo: bool = option(False, "OVSeg's demo: CLIP alone, and of each class the one best proposal")
+    least_score: float = option(0.0, "proposals whose best class scores less are left out of the JSON, 0 to 1")
+
+
+class Classes(NamedTuple):
+    """What is looked for: the asked classes first, background behind."""
+
+    names: ClassNames
+    asked: int
+    """How many of them are no background."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Segments and prints; `argv` begins with the verb.
+
+    Raises:
+        UserError: an option, an image's place, a weight or a class name is not as wanted.
+    """
+    from ovseg_model.segment import SegmentOptions
+
+    parser = argparse.ArgumentParser("ovseg segment", description=__doc__, allow_abbrev=False)
+    parser.add_argument("images", nargs="*", help="images, folders of images, or globs; paths or fsspec URLs")
+    groups = (InputOptions, SegmentOptions, ModelOptions, FetchOptions)
+    for group in groups:
+        add_options(parser, group)
+    namespace = parser.parse_args(argv[1:])
+    asked, segment, models, fetch = (read_options(namespace, group) for group in groups)
+    classes = read_classes(asked, models.synonyms)
+    uris = find_images(namespace.images)
+    folder = open_run_folder(asked.output)
+    work = open_work(classes, asked, effective_options(segment, asked.demo), models, folder)
+    results = segment_all(uris, fetch, work)
+    print(summary(results, work))
+    return 1 if results.dropped else 0
+
+
+# What is asked for.
+
+
+def read_classes(options: InputOptions, synonyms: str) -> Classes:
+    """The classes of --classes or --classes-file, and the background.
+
+    Raises:
+        UserError: there are none, both are given, the file cannot be read, or a name stands in two classes.
+    """
+    if bool(options.classes) == bool(options.classes_file):
+        raise UserError('wanted class names, by --classes "cat, sofa, window" or by --classes-file, one of the two')
+    asked = split_names(_lines(options.classes_file), synonyms) if options.classes_file else _words(options.classes)
+    if not asked:
+        raise UserError(f"--classes {options.classes!r}: holds no name; give names with commas between")
+    background = _words(options.background) or (((OTHERS,),) if len(asked) == 1 else ())
+    check_distinct([*asked, *background])
+    return Classes((*asked, *background), len(asked))
+
+
+def _words(text: str) -> ClassNames:
+    """Classes with commas between, their names with | between."""
+    classes = [tuple(name.strip() for name in part.split("|") if name.strip()) for part in text.split(",")]
+    return tuple(names for names in classes if names)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            return [line for line in file.read().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(
+            f"--classes-file {path}: cannot be read ({error}); give a text file, one class a line"
+        ) from error
+
+
+def find_images(places: Sequence[str]) -> list[str]:
+    """The images of files, folders and globs, in order, each once.
+
+    Raises:
+        UserError: nothing is given, a place is not there or holds no image, or two images have one name, under which
+            their results would stand.
+    """
+    if not places:
+        raise UserError("wanted images: files, folders or globs; for example: ovseg segment photo.jpg --classes cat")
+    found = list(dict.fromkeys(uri for place in places for uri in _images_at(place)))
+    owner: dict[str, str] = {}
+    for uri in found:
+        if owner.setdefault(stem(uri), uri) != uri:
+            raise UserError(
+                f"{owner[stem(uri)]} and {uri}: results are named after the image, and these would overwrite each "
+                "other; segment them into different folders"
+            )
+    return found
+
+
+def _images_at(place: str) -> list[str]:
+    try:
+        file_system, path = fsspec.core.url_to_fs(place)
+        if any(sign in place for sign in "*?["):
+            paths = file_system.glob(path)
+        elif file_system.isdir(path):
+            paths = file_system.ls(path, detail=False)
+        else:
+            return [place] if file_system.exists(path) else _nothing_at(place)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{place}: cannot be listed ({error})") from error
+    images = sorted(each for each in paths if each.lower().endswith(IMAGE_ENDINGS))
+    return [file_system.unstrip_protocol(each) if "://" in place else each for each in images] or _nothing_at(place)
+
+
+def _nothing_at(place: str) -> list[str]:
+    raise UserError(f"{place}: there is no image; wanted a file, or a folder or glob with {', '.join(IMAGE_ENDINGS)}")
+
+
+def stem(uri: str) -> str:
+    """The name of an image's results: that of its file without folder and ending."""
+    return Path(uri.rsplit("/", 1)[-1]).stem
+
+
+# The work.
+
+
+class LoadedImage(NamedTuple):
+    """An image that could be read."""
+
+    uri: str
+    sha256: str
+    pixels_HW3: np.ndarray
+
+
+@dataclass
+class Results:
+    """What became of all images, by uri."""
+
+    made: list[str]
+    kept: list[str]
+    """Their results were there already, of the same image by the same options."""
+
+    dropped: list[dict[str, str]]
+    """image, reason and detail."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that turns an image into its files."""
+
+    segmenter: Segmenter
+    classes: Classes
+    vectors: ClassVectors
+    colours_K3: np.ndarray
+    least_score: float
+    folder: RunFolder
+    made_by: dict[str, Any]
+    meaningless: bool
+
+
+def open_work(
+    classes: Classes, asked: InputOptions, options: SegmentOptions, model_options: ModelOptions, folder: RunFolder
+) -> Work:
+    """Opens the models and embeds the class names.
+
+    Raises:
+        UserError: as `open_models`.
+    """
+    from ovseg_model.class_names import embed_classes
+    from ovseg_model.segment import Segmenter
+    from pipelines.draw_segmentation import class_colours
+
+    models = open_models(model_options, folder.path(".work"))
+    vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)
+    segmenter = Segmenter(models.network, models.regions, options)
+    made_by = {
+        "version": VERSION,
+        "classes": classes.names,
+        "asked": classes.asked,
+        "synonyms": model_options.synonyms,
+        "least_score": asked.least_score,
+        "options": asdict(options),
+        "models": models.fingerprint,
+    }
+    colours_K3 = class_colours(classes.asked)
+    return Work(segmenter, classes, vectors, colours_K3, asked.least_score, folder, made_by, models.meaningless)
+
+
+def segment_all(uris: Sequence[str], fetch: FetchOptions, work: Work) -> Results:
+    """Segments images in batches and writes each one's files; what stands is not made again."""
+    results = Results([], [], [])
+    batch: list[LoadedImage] = []
+    for image in show_progress(_missing(uris, fetch, work, results), "segment", "images"):
+        batch.append(image)
+        if len(batch) == work.segmenter.network.batch_size:
+            _segment_batch(batch, work, results)
+            batch = []
+    _segment_batch(batch, work, results)
+    work.folder.write_json(DROPS_FILE, results.dropped)
+    return results
+
+
+def _missing(uris: Sequence[str], fetch: FetchOptions, work: Work, results: Results) -> Iterator[LoadedImage]:
+    """Images that can be read and whose results are not there yet; the others are noted."""
+    for uri, image in zip(uris, read_images(uris, fetch), strict=True):
+        if isinstance(image, ImageError):
+            results.dropped.append({"image": uri, "reason": image.reason, "detail": image.detail})
+        elif _stands(uri, image.sha256, work):
+            results.kept.append(uri)
+        else:
+            yield LoadedImage(uri, image.sha256, image.pixels)
+
+
+def _stands(uri: str, sha256: str, work: Work) -> bool:
+    """Whether the JSON, which is written last, is of this image and these options."""
+    name = f"{stem(uri)}.json"
+    if not work.folder.has(name):
+        return False
+    try:
+        found = work.folder.read_json(name)
+    except ValueError:
+        return False
+    made_by = json.loads(json.dumps(work.made_by))
+    return isinstance(found, dict) and (found.get("sha256"), found.get("made_by")) == (sha256, made_by)
+
+
+def _segment_batch(batch: Sequence[LoadedImage], work: Work, results: Results) -> None:
+    inputs = [ImageInput(stem(image.uri), image.uri, image.pixels_HW3) for image in batch]
+    for image, found in zip(batch, work.segmenter.segment(inputs, work.vectors), strict=True):
+        if isinstance(found, ProposalError):
+            results.dropped.append({"image": image.uri, "reason": found.reason, "detail": found.detail})
+        else:
+            write_result(image, found, work)
+            results.made.append(image.uri)
+
+
+# What comes out.
+
+
+def write_result(image: LoadedImage, found: Segmentation, work: Work) -> None:
+    """Writes the label map, the overlay and, last, the JSON of one image."""
+    from ovseg_model.label_png import UNLABELLED, label_png
+    from pipelines.draw_segmentation import draw_overlay_with_legend
+
+    asked = work.classes.asked
+    labels_HW = np.where(found.labels_HW < asked, found.labels_HW, UNLABELLED).astype(np.uint16)
+    names = titles(work.classes.names[:asked])
+    name = stem(image.uri)
+    work.folder.write(f"{name}.labels.png", label_png(labels_HW, work.colours_K3))
+    overlay = draw_overlay_with_legend(image.pixels_HW3, labels_HW, names, work.colours_K3)
+    work.folder.write(f"{name}.overlay.png", overlay)
+    work.folder.write_json(f"{name}.json", describe(image, labels_HW, found, work))
+
+
+def describe(image: LoadedImage, labels_HW: np.ndarray, found: Segmentation, work: Work) -> dict[str, Any]:
+    """What the JSON of one image holds.
+
+    labels: by class, its number in the label map and the pixels it covers. instances: every proposal with its best
+    class, best first, masks may overlap. segments: the panoptic ones, which do not. Background is left out.
+    """
+    from ovseg_model.segment import instances, panoptic_segments
+
+    asked, options = work.classes.asked, work.segmenter.options
+    counts_K = np.bincount(labels_HW[labels_HW < asked], minlength=asked)
+    scored, size_HW = found.proposals, labels_HW.shape
+    return {
+        "image": image.uri.rsplit("/", 1)[-1],
+        "sha256": image.sha256,
+        "height": size_HW[0],
+        "width": size_HW[1],
+        "labels": [
+            {"label": number, "names": names, "area_px": int(counts_K[number])}
+            for number, names in enumerate(work.classes.names[:asked])
+        ],
+        "instances": _rows(instances(scored, options, work.least_score), size_HW, work.classes),
+        "segments": _rows(panoptic_segments(scored, options, work.least_score), size_HW, work.classes),
+        "meaningless": work.meaningless,
+        "made_by": work.made_by,
+    }
+
+
+def _rows(segments: Sequence[Segment], size_HW: tuple[int, ...], classes: Classes) -> list[dict[str, Any]]:
+    """Segments as plain values, masks as COCO RLE in the image's frame."""
+    from ovseg_model.oracles import nearest
+
+    kept = [each for each in segments if each.class_number < classes.asked]
+    masks = encode_masks(nearest(np.stack([each.mask_hw for each in kept]), size_HW)) if kept else []
+    areas, boxes = areas_px(masks).tolist(), boxes_xywh_px(masks).tolist()
+    return [
+        {
+            "label": each.class_number,
+            "name": classes.names[each.class_number][0],
+            "score": round(each.score, 6),
+            "area_px": area,
+            "box_xywh_px": box,
+            "mask": mask,
+        }
+        for each, mask, area, box in zip(kept, masks, areas, boxes, strict=True)
+    ]
+
+
+def summary(results: Results, work: Work) -> str:
+    """Counts, and what has to be known of them."""
+    lines = [f"segmented {len(results.made):,}, kept {len(results.kept):,}, dropped {len(results.dropped):,}"]
+    lines += [f"  {each['image']}: {each['reason']}, {each['detail']}" for each in results.dropped[:SHOWN_DROPS]]
+    if len(results.dropped) > SHOWN_DROPS:
+        lines.append(f"  and {len(results.dropped) - SHOWN_DROPS:,} more in {work.folder.path(DROPS_FILE)}")
+    if work.meaningless:
+        lines.append("CLIP's weights are random: the labels mean nothing")
+    return escaped("\n".join([*lines, f"results: {work.folder.path()}"]))

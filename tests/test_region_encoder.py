@@ -1,0 +1,121 @@
+"""Masked regions through any CLIP, and a mask-adapted CLIP under --clip like any other."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+from drawn_pairs import image_of, mask_of
+
+from ovseg_model.adapted_weights import adapt_clip, save_adapted
+from ovseg_model.clip import load_clip, resolve_clip
+from ovseg_model.region_encoder import RegionEncoder
+from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
+from schemas import UserError
+
+OPTIONS = RegionOptions()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return resolve_clip(str(tiny_clip.write_folder(tmp_path_factory.mktemp("tiny"))))
+
+
+def adapted(base, folder, **options):
+    model = adapt_clip(base, **options)
+    if model.alpha_conv is not None:
+        torch.nn.init.normal_(model.alpha_conv.weight, generator=torch.Generator().manual_seed(0))
+    path = str(folder / "adapted.safetensors")
+    save_adapted(model, path)
+    return model, path
+
+
+def images():
+    return [(image_of(number), np.stack([mask_of(number), ~mask_of(number)])) for number in (1, 2)]
+
+
+def unit(features):
+    return torch.nn.functional.normalize(features.detach(), dim=-1).numpy()
+
+
+def test_a_plain_clip_reads_regions_alone(base):
+    clip = load_clip(base)
+    assert not clip.takes_masks
+    found = RegionEncoder(clip, OPTIONS).embed([(image, [masks]) for image, masks in images()])
+    for vectors, (image, masks) in zip(found, images(), strict=True):
+        wanted = clip.embed_images(region_batch(image, masks, 32, clip.mean, clip.std, OPTIONS))
+        assert np.array_equal(vectors, wanted)
+
+
+def test_prompts_read_the_masks_too_however_they_are_cut_into_chunks(base, tmp_path):
+    model, path = adapted(base, tmp_path, depth=2)
+    clip = load_clip(resolve_clip(path))
+    assert clip.takes_masks
+    encoder = RegionEncoder(clip, OPTIONS)
+    together = encoder.embed([(image, [masks]) for image, masks in images()])
+    apart = encoder.embed([(image, [masks[:1], masks[:0], masks[1:]]) for image, masks in images()])
+    for vectors, again, (image, masks) in zip(together, apart, images(), strict=True):
+        pixels = region_batch(image, masks, 32, clip.mean, clip.std, OPTIONS)
+        wanted = unit(model(pixels, region_masks(masks, 32, OPTIONS)))
+        assert np.allclose(vectors, wanted, atol=1e-6)
+        assert np.array_equal(vectors, again)
+        assert not np.allclose(vectors, unit(model(pixels)), atol=1e-3)
+
+
+def test_an_alpha_channel_sees_the_whole_image(base, tmp_path):
+    model, path = adapted(base, tmp_path, alpha=True)
+    clip = load_clip(resolve_clip(path))
+    (image, masks), _ = images()
+    vectors = RegionEncoder(clip, OPTIONS).embed([(image, [masks])])[0]
+    wanted = unit(model(*whole_image_batch(image, masks, 32, clip.mean, clip.std, OPTIONS)))
+    assert np.allclose(vectors, wanted, atol=1e-6)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-3)
+
+
+def test_no_mask_is_no_vector(base):
+    image, masks = images()[0]
+    clip = load_clip(base)
+    none, some = RegionEncoder(clip, OPTIONS).embed([(image, []), (image, [masks[:1]])])
+    assert none.shape == (0, 16)
+    assert some.shape == (1, 16)
+    assert RegionEncoder(clip, OPTIONS).embed([(image, [masks[:0]])])[0].shape == (0, 16)
+
+
+def test_texts_and_identity_of_an_adapted_clip(base, tmp_path):
+    _, path = adapted(base, tmp_path, depth=1)
+    weights = resolve_clip(path)
+    clip = load_clip(weights)
+    assert np.array_equal(clip.embed_texts(["a cat"]), load_clip(base).embed_texts(["a cat"]))
+    assert weights.name == "adapted/adapted.safetensors"
+    assert clip.fingerprint()["sha256"] == weights.sha256
+    assert str(tmp_path) not in str(clip.fingerprint())
+
+
+def test_lower_precision_stays_near(base, tmp_path):
+    _, path = adapted(base, tmp_path, depth=1)
+    images_ = [(image, [masks]) for image, masks in images()]
+    exact, near = (
+        RegionEncoder(load_clip(resolve_clip(path), precision=precision), OPTIONS).embed(images_)[0]
+        for precision in ("fp32", "bf16")
+    )
+    assert not np.array_equal(exact, near)
+    assert (exact * near).sum(axis=1).min() > 0.99
+
+
+def test_what_is_refused(base, tmp_path):
+    _, path = adapted(base, tmp_path, depth=1)
+    with pytest.raises(UserError, match=r"says its architecture itself; leave ViT-B-16 away"):
+        resolve_clip(path, "ViT-B-16")
+    with pytest.raises(UserError, match="has prompts already; give the CLIP that it was trained from"):
+        adapt_clip(resolve_clip(path), depth=1)
+    weights = dataclasses.replace(resolve_clip(path), size_bytes=1)
+    with pytest.raises(UserError, match="had 1 bytes when the run began"):
+        load_clip(weights)
+
+
+def test_a_finetuned_clip_gets_prompts_afterwards(base, tmp_path):
+    model, path = adapted(base, tmp_path)
+    further = adapt_clip(resolve_clip(path), depth=2)
+    assert further.depth == 2
+    assert all(torch.equal(a, b) for a, b in zip(model.clip.parameters(), further.clip.parameters(), strict=True))
