@@ -125,6 +125,9 @@ class LabelMapBenchmark:
         if root is not None and not root.is_dir():
             raise UserError(f"{self.name}: {root} is no folder; give the one that holds the data set")
         samples = self.read_split(root, split)
+        repeated = len(samples) - len({sample.name for sample in samples})
+        if repeated:
+            raise UserError(f"{self.name}: {repeated} images of {split} below {root} stand twice; mend its list")
         if not samples:
             raise UserError(f"{self.name}: below {root} there is no image of {split}, which has {self.splits[split]:,}")
         return samples

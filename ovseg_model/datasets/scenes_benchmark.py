@@ -68,7 +68,7 @@ def read_split(root: Path | None, split: str) -> Sequence[LabelledSample]:
 def _folder_samples(root: Path, split: str) -> Sequence[LabelledSample]:
     if not (root / CLASSES_FILE).is_file():
         raise RELEASE.error(f"{root / CLASSES_FILE} is missing")
-    if tuple(each["name"] for each in _read_json(root / CLASSES_FILE)) != NAMES:
+    if _class_names(_read_json(root / CLASSES_FILE)) != NAMES:
         raise RELEASE.error(f"{root / CLASSES_FILE} has other classes than this version of the world")
     held = _held_splits(root)
     if split not in held:
@@ -77,10 +77,17 @@ def _folder_samples(root: Path, split: str) -> Sequence[LabelledSample]:
     return pair_listed(stems, root / IMAGES, root / LABELS, ".png", RELEASE, image_ending=".png")
 
 
+def _class_names(classes: Any) -> tuple[str, ...]:
+    """Names of the entries of a classes.json, none of a file that is built otherwise."""
+    entries = classes if isinstance(classes, list) else []
+    return tuple(str(each.get("name")) for each in entries if isinstance(each, dict))
+
+
 def _held_splits(root: Path) -> list[str]:
     """Splits of which a folder holds scenes."""
     facts = _read_json(root / FACTS_FILE) if (root / FACTS_FILE).is_file() else {}
-    style, there = facts.get("style", PAINTED), [int(stem) for stem in _stems(root)]
+    style = facts.get("style", PAINTED) if isinstance(facts, dict) else PAINTED
+    there = [int(stem) for stem in _stems(root)]
     return [
         split
         for split, (part, own_style) in PARTS.items()
