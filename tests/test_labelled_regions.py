@@ -138,10 +138,11 @@ def fake_benchmark():
         name="fake-3",
         title="Fake",
         classes=tuple(BenchmarkClass(number, name, name) for number, name in enumerate(("wall", "road, route", "sky"))),
-        find_samples=lambda root: [LabelledSample(name, f"{root}/{name}.jpg", name) for name in LABEL_MAPS],
+        splits={"val": 3},
+        default_split="val",
+        read_split=lambda root, split: [LabelledSample(name, f"{root}/{name}.jpg", name) for name in LABEL_MAPS],
         read_labels=lambda sample: np.array(LABEL_MAPS[sample.name], np.uint16),
         read_image=lambda sample: np.full((2, 3, 3), ord(sample.name), np.uint8),
-        official_images=3,
         settings=OvsegSettings(0.7),
     )
 
@@ -164,6 +165,7 @@ def test_a_benchmark_is_named_with_its_root(tmp_path, monkeypatch):
     monkeypatch.setattr(
         labelled_regions, "open_label_map_benchmark", lambda name: asked.append(name) or fake_benchmark()
     )
+    (tmp_path / "data@home").mkdir()
     labelled = open_labelled_set(f"ade20k-150@{tmp_path}/data@home", 10)
     assert asked == ["ade20k-150"]
     assert labelled.name == f"fake-3@{tmp_path}/data@home"
