@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test demo bench lock clean
+.PHONY: help setup lint format test demo demo-train bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -36,6 +36,11 @@ demo: setup ## draw 200 scenes, mine them with the CLIP that ships with the proj
 	$(BIN)/ovseg mine --captions $(DEMO)/scenes/captions.json --images $(DEMO)/scenes/images --output $(DEMO)/run \
 	    --nouns lexicon --masks felzenszwalb --mask-option min_area_fraction=0.01 --clip scenes
 	$(BIN)/ovseg judge --output $(DEMO)/run --truth $(DEMO)/scenes
+
+demo-train: demo ## go on with the demo: finetune that CLIP on its pairs, accuracy before and after, a picture
+	$(BIN)/ovseg finetune --pairs $(DEMO)/run --output $(DEMO)/adapted --mode full-then-prompt \
+	    --where "not abstract and not generic" --epochs 4 --batch 64 --warmup 20 --workers 0 \
+	    --full-learning-rate 3e-4 --prompt-learning-rate 1e-2 --eval-set scenes --eval-images 200
 
 bench: setup ## time and memory against corpus size; writes tables to docs/
 	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md
