@@ -26,6 +26,7 @@ VERBS = {
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
+    "train-proposals": Verb("pipelines.train_proposals", "images and label maps in, OVSeg's proposal network out"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """What `ovseg --help` prints."""
-    lines = [f"  {name:14} {verb.help}" for name, verb in VERBS.items()]
+    lines = [f"  {name:16} {verb.help}" for name, verb in VERBS.items()]
     head = "usage: ovseg <verb> [options]     (ovseg <verb> --help lists a verb's options)"
     return "\n".join([head, "", *lines])
 

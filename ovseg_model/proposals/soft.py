@@ -7,12 +7,20 @@ release). Array names end in their axes: N proposals, K classes, D dimensions, h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ovseg_model.proposals.generator import ImageInput
+from ovseg_model.proposals.generator import (
+    ImageInput,
+    MaskGenerator,
+    MaskProposals,
+    ProposalError,
+    propose_in_batches,
+)
+from ovseg_model.rle import decode_masks
 
 
 class SoftProposals(NamedTuple):
@@ -39,3 +47,28 @@ class ProposalNetwork(Protocol):
         class_vectors_KD: float32 unit vectors of the class names, by the CLIP that the network was trained with.
         """
         ...
+
+
+class HardProposals:
+    """Any mask generator as a proposal network: its masks, hard, in the image's own frame, without classes."""
+
+    def __init__(self, generator: MaskGenerator) -> None:
+        """Takes an open generator."""
+        self.name, self.batch_size = generator.name, generator.batch_size
+        self.without_masks: Counter[str] = Counter()
+        """Images that got no mask so far, by the reason that the generator gave."""
+        self._generator = generator
+
+    def propose_soft(self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray) -> list[SoftProposals]:
+        """Returns bool masks (N, H, W) of each image, in the generator's order; class_vectors_KD is not read.
+
+        An image that the generator has no mask for gets N = 0, and its reason is counted in `without_masks`.
+        """
+        outcomes = propose_in_batches(self._generator, images)
+        return [self._decoded(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
+
+    def _decoded(self, image: ImageInput, outcome: MaskProposals | ProposalError) -> SoftProposals:
+        if isinstance(outcome, ProposalError):
+            self.without_masks[outcome.reason] += 1
+            return SoftProposals(np.zeros((0, *image.pixels_HW3.shape[:2]), bool))
+        return SoftProposals(decode_masks(outcome.masks))
