@@ -199,12 +199,13 @@ def weight_groups(model: ProposalModel, options: ProposalTrainingOptions) -> lis
 
     Norms and embeddings have no weight decay; the backbone has a learning rate of its own.
     """
+    of_backbone = {id(parameter) for parameter in model.model.pixel_level_module.encoder.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for path, module in model.named_modules():
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             plain = isinstance(module, (*NORMS, torch.nn.Embedding)) or name in TABLES
             if parameter.requires_grad:
-                groups.setdefault((".encoder" in path, plain), []).append(parameter)
+                groups.setdefault((id(parameter) in of_backbone, plain), []).append(parameter)
     return [
         {
             "params": parameters,
