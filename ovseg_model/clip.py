@@ -218,14 +218,14 @@ def _fetch(architecture: str, tag: str, cache_dir: str | None, say: Callable[[st
     repository, files = _published_files(architecture, tag)
     folder = cache_dir or constants.HF_HUB_CACHE
     try:
-        file, size_bytes = _first_published(repository, files)
+        file, size_bytes = first_published(repository, files)
         say(f"fetching {architecture}/{tag}, {size_bytes / 2**20:.0f} MiB, {file} of {repository}, to {folder}")
         return download_pretrained_from_hf(repository, filename=file, cache_dir=cache_dir)
     except Exception as error:  # each network layer has exceptions of its own
         raise UserError(_not_fetched(architecture, tag, repository, files[0], folder, error)) from error
 
 
-def _first_published(repository: str, files: Sequence[str]) -> tuple[str, int]:
+def first_published(repository: str, files: Sequence[str]) -> tuple[str, int]:
     """The first of the files that the repository has, and its size in bytes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError

@@ -54,6 +54,15 @@ class Processes:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return int(tensor)
 
+    def total(self, value: float) -> float:
+        """The sum of the values of all processes, in float64."""
+        if self.count == 1:
+            return value
+        # NCCL lives on the GPU; float64 there is slow, but this is one number.
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.item()
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.count > 1:

@@ -26,6 +26,7 @@ VERBS = {
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
+    "train-proposals": Verb("pipelines.train_proposals", "images and label maps in, OVSeg's proposal network out"),
     "segment": Verb("pipelines.segment_images", "photographs and class names in, label maps and overlays out"),
     "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """What `ovseg --help` prints."""
-    lines = [f"  {name:14} {verb.help}" for name, verb in VERBS.items()]
+    lines = [f"  {name:16} {verb.help}" for name, verb in VERBS.items()]
     head = "usage: ovseg <verb> [options]     (ovseg <verb> --help lists a verb's options)"
     return "\n".join([head, "", *lines])
 

@@ -351,7 +351,7 @@ def test_plain_weights_are_taken_where_no_safe_ones_are_published(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    assert clip_module._first_published("someone/tiny-clip", files) == ("open_clip_pytorch_model.bin", 7)
+    assert clip_module.first_published("someone/tiny-clip", files) == ("open_clip_pytorch_model.bin", 7)
 
 
 def test_offline_names_the_file_and_the_command(no_network, tmp_path):

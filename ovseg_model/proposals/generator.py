@@ -103,6 +103,7 @@ class GeneratorKind(NamedTuple):
 BUILT_IN = {
     "annotations": "ovseg_model.proposals.annotations",
     "felzenszwalb": "ovseg_model.proposals.felzenszwalb",
+    "maskformer": "ovseg_model.proposals.maskformer",
 }
 """Generators known by name, and the module that is imported only when one is chosen."""
 

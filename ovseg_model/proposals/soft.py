@@ -12,7 +12,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ovseg_model.proposals.generator import ImageInput, ProposalError
+from ovseg_model.proposals.generator import (
+    ImageInput,
+    MaskGenerator,
+    MaskProposals,
+    ProposalError,
+    propose_in_batches,
+)
+from ovseg_model.rle import decode_masks
 
 
 class SoftProposals(NamedTuple):
@@ -41,3 +48,30 @@ class ProposalNetwork(Protocol):
         class_vectors_KD: float32 unit vectors of the class names, by the CLIP that the network was trained with.
         """
         ...
+
+
+class HardProposals:
+    """Any mask generator as a proposal network: its masks, hard, in the image's own frame, without classes."""
+
+    def __init__(self, generator: MaskGenerator) -> None:
+        """Takes an open generator."""
+        self.name, self.batch_size = generator.name, generator.batch_size
+        self._generator = generator
+
+    def propose_soft(
+        self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray
+    ) -> list[SoftProposals | ProposalError]:
+        """Returns bool masks (N, H, W) of each image, in the generator's order; class_vectors_KD is not read.
+
+        That the generator finds no mask in an image is N = 0 and no error.
+        """
+        outcomes = propose_in_batches(self._generator, images)
+        return [_decoded(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
+
+
+def _decoded(image: ImageInput, outcome: MaskProposals | ProposalError) -> SoftProposals | ProposalError:
+    if isinstance(outcome, MaskProposals):
+        return SoftProposals(decode_masks(outcome.masks))
+    if outcome.reason == "no_masks":
+        return SoftProposals(np.zeros((0, *image.pixels_HW3.shape[:2]), bool))
+    return outcome

@@ -1,0 +1,150 @@
+"""Masks of any MaskFormer or Mask2Former: the paper's generator (OVSeg, section 3.2), its classes ignored.
+
+Hard masks in the network's order. Only what a mask needs is computed at the image's size: a query none of whose
+logits is above the threshold has an empty mask, since bilinear interpolation goes nowhere above its corners.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ovseg_model.proposals.generator import (
+    GeneratorKind,
+    ImageInput,
+    MaskProposals,
+    ProposalError,
+    Resolution,
+)
+from ovseg_model.proposals.network_input import InputSize
+from ovseg_model.proposals.network_weights import NetworkWeights, resolve_network
+from ovseg_model.proposals.options import option
+from ovseg_model.rle import encode_masks
+
+if TYPE_CHECKING:
+    import torch
+
+    from ovseg_model.proposals.query_network import Queries, QueryNetwork
+
+VERSION = 1
+"""Raised whenever the same options begin to give other masks."""
+
+BATCHES_A_CALL = 4
+"""Images that are looked through for equal sizes, in batches: photos are landscape or portrait."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskformerOptions:
+    """Options of the maskformer generator; sizes are those of OVSeg's Swin-B configuration."""
+
+    weights: str = option(help="a folder, or a Hugging Face id as facebook/maskformer-swin-base-coco")
+    short_side_px: int = option(640, unit="px", minimum=32, help="short side at which the network reads an image")
+    max_side_px: int = option(2560, unit="px", minimum=32, help="where the long side would be longer, this is it")
+    mask_threshold: float = option(
+        0.5, minimum=0.01, maximum=0.99, help="a pixel belongs to a mask above this probability"
+    )
+    min_area_fraction: float = option(
+        0.0, unit="share of the image", minimum=0, maximum=1, help="smaller masks are left out"
+    )
+    max_masks: int = option(
+        100, unit="masks", minimum=1, help="masks kept of one image, those of highest score, in the network's order"
+    )
+    score: str = option(
+        "objectness",
+        choices=("objectness", "quality"),
+        help="what predicted_iou holds: 1 - P(no object), or the mean probability inside the mask",
+    )
+    batch: int = option(4, unit="images", minimum=1, help="images a forward; only those of one padded size share one")
+    precision: str = option(
+        "auto", choices=("auto", "fp32", "bf16", "fp16"), help="autocast; auto is bf16 on a GPU and fp32 on a CPU"
+    )
+
+    @property
+    def size(self) -> InputSize:
+        """At which images are read."""
+        return InputSize(self.short_side_px, self.max_side_px)
+
+
+class Maskformer:
+    """Hard masks of a query network, in the order of its queries; empty ones are left out.
+
+    predicted_iou is the network's objectness, 1 - P(no object), or by option the mean probability inside the mask:
+    neither was trained to be an IoU, but both order masks.
+    """
+
+    name = "maskformer"
+
+    def __init__(self, network: QueryNetwork, options: MaskformerOptions) -> None:
+        """Takes an open network, which decides batch and size."""
+        self.batch_size = BATCHES_A_CALL * network.batch_size
+        self._network, self._options = network, options
+
+    def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+        """Return one outcome an image, in order; no_masks where every mask is empty or too small."""
+        found = self._network.queries([image.pixels_HW3 for image in images])
+        return [self._masks(queries, image.pixels_HW3.shape[:2]) for queries, image in zip(found, images, strict=True)]
+
+    def _masks(self, queries: Queries, size: tuple[int, int]) -> MaskProposals | ProposalError:
+        import torch
+
+        options = self._options
+        with torch.inference_mode():
+            threshold = math.log(options.mask_threshold / (1 - options.mask_threshold))
+            rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > threshold).nonzero()[:, 0]
+            logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
+            masks_NHW = logits_NHW > threshold
+            least = max(1, options.min_area_fraction * size[0] * size[1])
+            kept_N = (masks_NHW.sum(dim=(1, 2)) >= least).nonzero()[:, 0]
+            scores_N = self._scores(queries.heads_NX[rows_N[kept_N]], logits_NHW[kept_N], masks_NHW[kept_N])
+            best_N = best_in_order(scores_N, options.max_masks)
+        if not len(best_N):
+            return ProposalError("no_masks", "no query has a mask that is large enough")
+        return MaskProposals(encode_masks(masks_NHW[kept_N[best_N]].cpu().numpy()), scores_N[best_N].tolist())
+
+    def _scores(self, heads_NX: torch.Tensor, logits_NHW: torch.Tensor, masks_NHW: torch.Tensor) -> torch.Tensor:
+        """Float32 (N,), in [0, 1]."""
+        if self._options.score == "objectness":
+            return self._network.classifier.objectness(heads_NX)
+        inside_N = (logits_NHW.sigmoid() * masks_NHW).sum(dim=(1, 2))
+        return inside_N / masks_NHW.sum(dim=(1, 2))
+
+
+def image_logits(queries: Queries, size: tuple[int, int]) -> torch.Tensor:
+    """Returns mask logits in the image's own frame, (N, H, W): those of the size it was read at, bilinear."""
+    from torch.nn.functional import interpolate
+
+    from ovseg_model.proposals.query_network import enlarge
+
+    read_NHW = enlarge(queries.mask_logits_Nhw, queries.size)
+    if queries.size == size or not len(read_NHW):
+        return read_NHW.reshape(-1, *size) if not len(read_NHW) else read_NHW
+    return interpolate(read_NHW[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def best_in_order(scores_N: torch.Tensor, most: int) -> torch.Tensor:
+    """Returns positions of the highest scores, ascending, int64; of equal scores the earlier."""
+    return scores_N.argsort(descending=True, stable=True)[:most].sort().values
+
+
+def _resolve(options: MaskformerOptions, device: str, work_folder: str) -> Resolution:
+    """Finds or fetches the weights and opens them once, so that ones that do not fit stop the run before it starts."""
+    weights = resolve_network(options.weights)
+    network = _network(weights, options, device)
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name != "weights"}
+    identity = {"version": VERSION, **weights.fingerprint(), "options": values, "device": network.device.split(":")[0]}
+    return Resolution(identity, dataclasses.asdict(weights))
+
+
+def _network(weights: NetworkWeights, options: MaskformerOptions, device: str) -> QueryNetwork:
+    from ovseg_model.proposals.query_network import open_network
+
+    return open_network(weights, device, options.precision, options.size, options.batch)
+
+
+def _open(options: MaskformerOptions, places: Mapping[str, str], device: str) -> Maskformer:
+    return Maskformer(_network(NetworkWeights(**places), options, device), options)
+
+
+KIND = GeneratorKind(MaskformerOptions, _resolve, _open)
