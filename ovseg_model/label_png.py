@@ -35,6 +35,7 @@ def read_label_png(data: bytes) -> np.ndarray:
     """Returns what `label_png` wrote, uint16 (H, W). Raises OSError for bytes that are no image."""
     with Image.open(io.BytesIO(data)) as picture:
         values_HW = np.asarray(picture)
-    if values_HW.dtype != np.uint8:
-        return values_HW.astype(np.uint16)
-    return np.where(values_HW == UNLABELLED_8, UNLABELLED, values_HW).astype(np.uint16)
+    labels_HW = values_HW.astype(np.uint16)
+    if values_HW.dtype == np.uint8:
+        labels_HW[values_HW == UNLABELLED_8] = UNLABELLED
+    return labels_HW

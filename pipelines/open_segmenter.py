@@ -20,8 +20,8 @@ class ModelOptions:
 
     masks: str = option(
         "felzenszwalb",
-        "mask proposals: felzenszwalb (no weights), maskformer, proposal-network (of ovseg train-proposals), "
-        "annotations, or package.module:factory",
+        "mask proposals: felzenszwalb (no weights), maskformer (any MaskFormer or Mask2Former, and the network of "
+        "ovseg train-proposals), annotations, or package.module:factory",
     )
     mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
     clip: str = option("scenes", "CLIP, as --clip of ovseg match; adapted.safetensors of ovseg finetune among them")
@@ -86,13 +86,17 @@ def open_models(options: ModelOptions, work_folder: str, proposals: bool = True)
 
 
 def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tuple[ProposalNetwork, dict[str, Any]]:
-    """The generator of --masks as a proposal network, and what decides its masks."""
+    """The generator of --masks as a proposal network, and what decides its masks.
+
+    One that proposes soft masks itself does so; masks of any other are hard and without classes.
+    """
     from ovseg_model.proposals import open_generator, resolve_generator
     from ovseg_model.proposals.soft import HardProposals
     from pipelines.plan import parse_generator_options
 
     spec = resolve_generator(options.masks, parse_generator_options(options.mask_option), device, work_folder)
-    return HardProposals(open_generator(spec)), spec.fingerprint()
+    generator = open_generator(spec)
+    return generator if hasattr(generator, "propose_soft") else HardProposals(generator), spec.fingerprint()
 
 
 def effective_options(given: SegmentOptions, demo: bool) -> SegmentOptions:

@@ -24,9 +24,11 @@ from ovseg_model.proposals.options import option
 from ovseg_model.rle import encode_masks
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from ovseg_model.proposals.query_network import Queries, QueryNetwork
+    from ovseg_model.proposals.soft import SoftProposals
 
 VERSION = 1
 """Raised whenever the same options begin to give other masks."""
@@ -85,6 +87,10 @@ class Maskformer:
         """Return one outcome an image, in order; no_masks where every mask is empty or too small."""
         found = self._network.queries([image.pixels_HW3 for image in images])
         return [self._masks(queries, image.pixels_HW3.shape[:2]) for queries, image in zip(found, images, strict=True)]
+
+    def propose_soft(self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray) -> list[SoftProposals]:
+        """As `ProposalNetwork`: every query, masks soft; of the options only those of the input count."""
+        return self._network.propose_soft(images, class_vectors_KD)
 
     def _masks(self, queries: Queries, size: tuple[int, int]) -> MaskProposals | ProposalError:
         import torch
