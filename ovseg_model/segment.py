@@ -88,12 +88,15 @@ class Segmentation(NamedTuple):
     proposals: ScoredProposals
 
 
+@dataclass(frozen=True)
 class Segmenter:
     """Proposals and CLIP, opened once; segments images with any classes."""
 
-    def __init__(self, network: ProposalNetwork, regions: RegionEncoder, options: SegmentOptions) -> None:
-        """regions: of the CLIP whose text tower embeds the class names."""
-        self.network, self.regions, self.options = network, regions, options
+    network: ProposalNetwork
+    regions: RegionEncoder
+    """Of the CLIP whose text tower embeds the class names."""
+
+    options: SegmentOptions
 
     def segment(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[Segmentation | ProposalError]:
         """Yields the segmentation of each image, or why there is none, in order."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ovseg_model.metrics import TITLES, segmentation_result, split_result
 
 from ovseg_model.class_names import split_names
 from ovseg_model.datasets.benchmark import (
@@ -22,9 +21,10 @@ from ovseg_model.datasets.benchmark import (
     open_benchmark_split,
 )
 from ovseg_model.label_png import UNLABELLED, label_png
+from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.read_ahead import read_ahead
-from pipelines.draw_segmentation import class_colours, per_class_bars, worst_and_best
+from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
 from pipelines.evaluation import (
     DROPS_FILE,
     PREDICTIONS,
@@ -86,12 +86,12 @@ def evaluate_label_maps(asked: Asked, folder: RunFolder) -> str:
     samples = list(benchmark.find_samples(root, split))
     warning = check_count(benchmark, len(samples), split)
     samples = samples[: asked.options.limit or None]
-    models = open_models(asked.models, folder.path(".work"))
+    models = open_models(asked.models, folder.path(".work"), proposals=asked.options.oracle != "masks")
     names = split_names(benchmark.names(asked.options.names), asked.models.synonyms)
     vectors = embed_classes(models.embeddings, names, asked.models.synonyms)
-    segmenter = Segmenter(models.network, models.regions, asked.segment)
+    segmenter = Segmenter(network_of(asked, models, benchmark, samples), models.regions, asked.segment)
     settings = settle(asked, benchmark, split, root, segmenter, vectors, folder)
-    segmenter = Segmenter(network_of(asked, models, benchmark, samples), models.regions, settings.options)
+    segmenter = replace(segmenter, options=settings.options)
     made_by = {
         "version": VERSION,
         "benchmark": benchmark.name,
@@ -137,14 +137,18 @@ def settle(
     vectors: ClassVectors,
     folder: RunFolder,
 ) -> Settings:
-    """λ and threshold: tuned where that was asked for, else as given, else λ as OVSeg has it for the benchmark."""
+    """λ and threshold: tuned where that was asked for, 1 where masks have no classes, else given or the benchmark's."""
+    from ovseg_model.oracles import TruthMasks
+    from ovseg_model.proposals.soft import HardProposals
+
     if asked.options.tune_on:
         return tuned(asked, benchmark, split, root, segmenter, vectors, folder)
-    options, how = asked.segment, "λ and mask threshold as given"
-    if "clip_weight" not in asked.given:
-        options = replace(options, clip_weight=benchmark.settings.clip_weight)
-        how = f"λ {options.clip_weight:g} is OVSeg's for {benchmark.title}, who searched it on ADE20K's validation set"
-    return Settings(options, how)
+    if isinstance(segmenter.network, (HardProposals, TruthMasks)):
+        return Settings(replace(asked.segment, clip_weight=1.0), "hard masks without classes, so CLIP stands alone")
+    if "clip_weight" in asked.given:
+        return Settings(asked.segment, "as given")
+    how = "λ is OVSeg's for this benchmark, or nearest to it (docs/benchmarks.md); it was searched on ADE20K's own val"
+    return Settings(replace(asked.segment, clip_weight=benchmark.settings.clip_weight), how)
 
 
 def tuned(
@@ -278,7 +282,8 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> str:
     folder = job.folder
     folder.write_json(RESULT_FILE, result)
     folder.write(PER_CLASS_FILE, per_class_csv(benchmark, names, scores, iou_K))
-    folder.write(BARS_FILE, per_class_bars(names, iou_K, f"{benchmark.title}: IoU by class"))
+    seen_K = seen_classes_of(benchmark)
+    folder.write(BARS_FILE, per_class_bars(names, iou_K, f"{benchmark.title}: IoU by class", seen_K))
     folder.write(SAMPLES_FILE, draw_samples(job, benchmark, scores, names))
     return result_text(result, folder)
 
@@ -286,8 +291,8 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> str:
 def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any]) -> dict[str, Any]:
     """What result.json holds: the numbers as shares of 1, null where there is nothing to divide by."""
     numbers = segmentation_result(scores.counts)
-    seen_K = np.array([each.name in benchmark.seen for each in benchmark.classes])
-    parts = asdict(split_result(scores.counts, seen_K)) if seen_K.any() and not seen_K.all() else None
+    seen_K = seen_classes_of(benchmark)
+    parts = None if seen_K is None else asdict(split_result(scores.counts, seen_K))
     plain = {name: value for name, value in asdict(numbers).items() if name != "iou_K"}
     return _without_nan(
         {
@@ -295,11 +300,17 @@ def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, A
             "images": len(scores.samples),
             "protocol": protocol(benchmark, made_by),
             "numbers": plain,
-            "seen": int(seen_K.sum()),
+            "seen": sum(each.name in benchmark.seen for each in benchmark.classes),
             "seen_unseen": parts,
             "made_by": made_by,
         }
     )
+
+
+def seen_classes_of(benchmark: LabelMapBenchmark) -> np.ndarray | None:
+    """Which classes the training taxonomy has, bool (K,); None where that parts nothing from nothing."""
+    seen_K = np.array([each.name in benchmark.seen for each in benchmark.classes])
+    return seen_K if seen_K.any() and not seen_K.all() else None
 
 
 def _without_nan(value: Any) -> Any:
@@ -312,11 +323,12 @@ def _without_nan(value: Any) -> Any:
 def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]:
     """The sentences without which the numbers say nothing."""
     models, options = made_by["models"], made_by["options"]
-    oracles = {"masks": "oracle: human masks, predicted labels", "labels": "oracle: predicted masks, true labels"}
+    oracles = {"masks": "oracle: the truth's masks, predicted labels", "labels": "oracle: these masks, true labels"}
+    masks = "of the truth" if made_by["oracle"] == "masks" else models["proposals"]["generator"]
     lines = [
         f"{benchmark.title}, split {made_by['split']}"
         + (f", the first {made_by['limit']}" if made_by["limit"] else ""),
-        f"masks {models['proposals'].get('generator', '')}, CLIP {models['clip']['name']}, class names "
+        f"masks {masks}, CLIP {models['clip']['name']}, class names "
         f"{made_by['names']} ({made_by['synonyms']}), {len(models['templates'])} templates",
         f"λ {options['clip_weight']:g}, mask threshold {options['mask_threshold']:g}: {made_by['chosen']}",
     ]
@@ -370,5 +382,6 @@ def draw_samples(job: ScoringJob, benchmark: LabelMapBenchmark, scores: Scores, 
     for each in shown:
         sample = by_name[each.name]
         image_HW3, truth_HW = benchmark.read_image(sample), benchmark.read_labels(sample)
-        rows.append((image_HW3, truth_HW, read_prediction(job.folder, sample), each.name, each.miou_present))
-    return worst_and_best(rows, names)
+        prediction_HW = read_prediction(job.folder, sample)
+        rows.append(JudgedImage(image_HW3, truth_HW, prediction_HW, each.name, each.miou_present))
+    return worst_and_best(rows, names, class_colours(len(names)), "Lowest and highest mIoU G of an image")
