@@ -163,6 +163,8 @@ def tuned(
     """The best point of the grid on another split; the grid is stored, and read again where it was searched before."""
     from ovseg_model.tuning import Tried, tune
 
+    if asked.options.oracle == "masks":
+        raise UserError("--tune-on: with --oracle masks nothing depends on λ or the mask threshold; leave it away")
     tune_on = benchmark.checked_split(asked.options.tune_on)
     if tune_on == split:
         others = ", ".join(each for each in benchmark.splits if each != split) or "none: it has no other"
@@ -347,7 +349,7 @@ def result_text(result: dict[str, Any], folder: RunFolder) -> str:
         f"{numbers['classes_predicted']} predicted, {numbers['classes_union']} present or predicted"
     )
     if seen:
-        of = f"{result['seen']} classes seen in COCO-Stuff, {numbers['classes'] - result['seen']} unseen"
+        of = f"{result['seen']} classes seen in training labels, {numbers['classes'] - result['seen']} unseen"
         for name in ("miou_union", "miou_present"):
             lines.append(f"{TITLES[name] + ', seen':<32}{_percent(seen[name]['seen'])}   ({of})")
             lines.append(f"{TITLES[name] + ', unseen':<32}{_percent(seen[name]['unseen'])}")

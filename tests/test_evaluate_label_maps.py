@@ -1,0 +1,198 @@
+"""`ovseg evaluate` and `ovseg score` of label maps, on drawn scenes; pieces by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ovseg_model.datasets.benchmark import IGNORE, open_label_map_benchmark
+from ovseg_model.label_png import label_png, read_label_png
+from ovseg_model.metrics import count_images, segmentation_result
+from ovseg_model.oracles import class_masks, nearest, with_true_labels
+from ovseg_model.segment import ScoredProposals
+from pipelines.command_line import main
+from pipelines.evaluation import evenly_spaced
+
+MODEL = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
+ORACLE = ("evaluate", "--benchmark", "scenes", "--limit", "6", "--oracle", "masks", *MODEL)
+THIRDS = ("evaluate", "--benchmark", "scenes", "--limit", "4", "--masks", "soft_fakes:open_thirds", *MODEL)
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    assert main([*ORACLE, "--output", str(folder)]) == 0
+    return folder
+
+
+def pairs_of(folder):
+    """Stored predictions and their truth, read without the code under test."""
+    benchmark = open_label_map_benchmark("scenes")
+    samples = benchmark.find_samples(None)[:6]
+    for sample in samples:
+        file = folder / "predictions" / f"{sample.name.replace(':', '%3A')}.png"
+        yield read_label_png(file.read_bytes()), benchmark.read_labels(sample)
+
+
+def test_the_result_is_that_of_the_stored_predictions(evaluated):
+    wanted = segmentation_result(count_images(pairs_of(evaluated), 44))
+    found = result(evaluated)
+    assert found["numbers"]["miou_union"] == wanted.miou_union > 0.5
+    assert found["numbers"]["miou_present"] == wanted.miou_present
+    assert (found["images"], found["numbers"]["classes"]) == (6, 44)
+    with (evaluated / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 44
+    assert sum(int(row["hit_px"]) for row in rows) == sum(
+        int((p == t)[t != IGNORE].sum()) for p, t in pairs_of(evaluated)
+    )
+    assert {row["iou"] == "" for row in rows} == {True, False}
+    for picture in ("per_class.png", "worst_and_best.png"):
+        assert (evaluated / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_number_says_what_it_depends_on(evaluated, capsys):
+    assert main([*ORACLE, "--output", str(evaluated)]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "Scenes, split test, the first 6",
+        "masks of the truth, CLIP scenes, class names ovseg (verbatim), 1 templates",
+        "hard masks without classes, so CLIP stands alone",
+        "oracle: the truth's masks, predicted labels",
+        "mIoU U (present or predicted)",
+        "mIoU G (present)",
+        "44 all,",
+    ):
+        assert words in text
+
+
+def test_it_goes_on_where_it_was_stopped(evaluated, tmp_path):
+    wanted = result(evaluated)
+    files = sorted((evaluated / "predictions").iterdir())
+    before = {file.name: file.stat().st_mtime_ns for file in files[1:]}
+    files[0].unlink()
+    assert main([*ORACLE, "--output", str(evaluated)]) == 0
+    assert result(evaluated) == wanted
+    assert {file.name: file.stat().st_mtime_ns for file in files[1:]} == before
+
+
+def test_beam_counts_what_plain_loops_count(evaluated, monkeypatch, capsys):
+    from pipelines import score_predictions
+
+    monkeypatch.setattr(score_predictions, "SAMPLES_PER_CHUNK", 2)  # three chunks
+    written = {}
+    for runner in ("plain", "FnApiRunner"):
+        assert main(["score", "--output", str(evaluated), "--runner", runner]) == 0
+        written[runner] = (evaluated / "result.json").read_bytes(), (evaluated / "counts.json").read_bytes()
+    assert written["plain"] == written["FnApiRunner"]
+    assert len(json.loads(written["plain"][1])["samples"]) == 6
+    (evaluated / "counts.json").unlink()
+    assert main(["score", "--output", str(evaluated)]) == 0
+    assert (evaluated / "counts.json").read_bytes() == written["plain"][1]
+
+
+def test_another_evaluation_does_not_mix_in(evaluated, capsys):
+    assert main([*ORACLE, "--names", "catseg", "--output", str(evaluated)]) == 2
+    assert "holds predictions of another names; give another one" in capsys.readouterr().err
+
+
+def test_a_prediction_that_is_gone_or_wrong_is_said(evaluated, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(evaluated, folder)
+    file = sorted((folder / "predictions").iterdir())[0]
+    file.write_bytes(label_png(np.zeros((3, 3), np.uint16), np.zeros((44, 3), np.uint8)))
+    assert main(["score", "--output", str(folder), "--runner", "plain"]) == 2
+    assert "is (3, 3), its truth (128, 128) (height, width)" in capsys.readouterr().err
+    file.write_bytes(b"no")
+    assert main(["score", "--output", str(folder), "--runner", "FnApiRunner"]) == 2
+    assert "is no label map" in capsys.readouterr().err
+    file.unlink()
+    assert main(["score", "--output", str(folder), "--runner", "plain"]) == 2
+    assert "there is no prediction of scene:11000000:painted" in capsys.readouterr().err
+    assert main(["score", "--output", str(tmp_path / "empty")]) == 2
+    assert "there is no evaluation.json" in capsys.readouterr().err
+
+
+def test_true_labels_for_predicted_masks(tmp_path):
+    assert main([*THIRDS, "--oracle", "labels", "--output", str(tmp_path / "labels")]) == 0
+    assert main([*THIRDS, "--output", str(tmp_path / "own")]) == 0
+    labels, own = (result(tmp_path / name)["numbers"]["pacc"] for name in ("labels", "own"))
+    assert labels > 0.6 > own  # each third has the class that covers most of it
+
+
+def test_lambda_is_tuned_on_another_split_and_remembered(tmp_path, capsys):
+    tuning = ("--tune-on", "val", "--tune-images", "3")
+    assert main([*THIRDS, *tuning, "--output", str(tmp_path)]) == 0
+    stored = json.loads((tmp_path / "tuning.json").read_text())
+    tried = stored["tried"]
+    assert len(tried) == 4 * 10
+    assert [point[2] for point in tried] == sorted((point[2] for point in tried), reverse=True)
+    options = result(tmp_path)["made_by"]["options"]
+    assert [options["mask_threshold"], options["clip_weight"]] == tried[0][:2]
+    assert "are the best of 40 points on 3 images of val, by mIoU U" in capsys.readouterr().out
+    # The class that the network knows best is nearly always wrong: λ = 0 is the worst.
+    assert tried[-1][1] == 0.0
+    # The same command searches no more: it takes what is stored.
+    stored["tried"] = [tried[1], *tried[2:], tried[0]]
+    (tmp_path / "tuning.json").write_text(json.dumps(stored))
+    assert main([*THIRDS, *tuning, "--output", str(tmp_path)]) == 2
+    assert "another chosen, options" in capsys.readouterr().err
+
+
+def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):
+    assert main([*THIRDS, "--tune-on", "test", "--output", str(tmp_path)]) == 2
+    assert "--tune-on test: is the split that is reported" in capsys.readouterr().err
+    assert main([*ORACLE, "--tune-on", "val", "--tune-images", "2", "--output", str(tmp_path)]) == 2
+    assert "with --oracle masks nothing depends on λ" in capsys.readouterr().err
+
+
+def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path):
+    failing = ["soft_fakes:open_failing" if word == "soft_fakes:open_thirds" else word for word in THIRDS]
+    assert main([*failing, "--output", str(tmp_path)]) == 0
+    drops = json.loads((tmp_path / "drops.json").read_text())
+    assert drops == [
+        {"sample": "scene:11000001:painted", "reason": "proposal_failed", "detail": "it is the second"},
+    ]
+    prediction = read_label_png((tmp_path / "predictions/scene%3A11000001%3Apainted.png").read_bytes())
+    assert (prediction == IGNORE).all()
+    assert result(tmp_path)["images"] == 4
+
+
+# Oracles by hand.
+
+
+def test_the_masks_of_a_label_map():
+    labels = np.array([[3, 3, IGNORE], [0, 3, IGNORE]], np.uint16)
+    classes, masks = class_masks(labels, IGNORE)
+    assert classes.tolist() == [0, 3]
+    assert masks.tolist() == [
+        [[False, False, False], [True, False, False]],
+        [[True, True, False], [False, True, False]],
+    ]
+
+
+def test_a_mask_gets_the_class_that_covers_most_of_it():
+    labels = np.array([[2, 2, 1, IGNORE]], np.uint16)
+    masks = np.array([[[1, 1, 1, 0]], [[0, 1, 1, 0]], [[0, 0, 0, 1]]], bool)
+    scored = ScoredProposals(masks, np.full((3, 3), 0.3, np.float32), np.ones(3, bool))
+    found = with_true_labels(scored, labels, 3, IGNORE, 0.4)
+    assert found.scores_NK.tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]  # a tie goes to the lower; ignored: none
+
+
+def test_nearest_takes_the_pixel_under_the_new_centre():
+    labels = np.array([[1, 2, 3]])
+    assert nearest(labels, (2, 6)).tolist() == [[1, 1, 2, 2, 3, 3]] * 2
+    assert nearest(labels, (1, 2)).tolist() == [[1, 3]]
+    assert nearest(labels[None], (1, 1)).tolist() == [[[2]]]
+
+
+def test_evenly_spaced():
+    assert evenly_spaced(list(range(10)), 3) == [0, 3, 6]
+    assert evenly_spaced([1, 2], 5) == [1, 2]
