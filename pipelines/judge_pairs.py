@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.options import add_options, option, read_options
 from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
@@ -62,8 +63,9 @@ def main(argv: Sequence[str]) -> int:
     run = open_run_folder(options.output)
     judged = list(judge_run(run, Path(options.truth)))
     print(precision_table(judged))
-    run.write(PICTURE_FILE, draw_judged(twelve_of(judged)))
-    print(f"\n{SHOWN} of them, taken by content hash, right and wrong: {run.path(PICTURE_FILE)}")
+    shown = twelve_of(judged)
+    run.write(PICTURE_FILE, draw_judged(shown))
+    print(f"\n{len(shown)} of them, taken by content hash, right and wrong: {run.path(PICTURE_FILE)}")
     return 0
 
 
@@ -80,7 +82,7 @@ def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
         raise UserError(f"{run.url}: the run has no PAIRS; make them with ovseg match --output {run.url}")
     for part in tables["pairs"]["parts"]:
         labels_HW, of_image = np.empty((0, 0)), None
-        for row in run.read_part(part["path"]).to_pylist():
+        for row in read_pairs(run, part["path"]):
             if row["image_id"] != of_image:  # an image's pairs stand together
                 labels_HW, of_image = read_labels(truth, row["image_id"]), row["image_id"]
             if labels_HW.shape != (row["height"], row["width"]):
@@ -89,6 +91,20 @@ def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
                     f"{(row['height'], row['width'])} in the run (height, width); give the scenes that were mined"
                 )
             yield judge(row, labels_HW)
+
+
+def read_pairs(run: RunFolder, part: str) -> list[dict[str, Any]]:
+    """The rows of a part of PAIRS.
+
+    Raises:
+        UserError: the part is missing or damaged.
+    """
+    try:
+        return run.read_part(part).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{run.path(part)}: cannot be read ({str(error).splitlines()[0]}); mine again, and the part is made anew"
+        ) from error
 
 
 def read_labels(truth: Path, image_id: str) -> np.ndarray:

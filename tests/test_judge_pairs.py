@@ -1,6 +1,7 @@
 """Pairs against the truth of scenes: right, wrong, and nouns that name nothing."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -138,3 +139,15 @@ def test_a_truth_of_another_size_or_no_picture_is_refused(mined, tmp_path, capsy
 def test_a_truth_of_other_scenes_is_refused(mined, tmp_path, capsys):
     assert main(["judge", "--output", str(mined), "--truth", str(tmp_path)]) == 2
     assert f"has no {file_name(SPLITS['val'][0])[:6]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda part: part.write_bytes(b"PAR1 no"), lambda part: part.unlink()])
+def test_a_damaged_or_missing_part_is_one_sentence(mined, scenes, tmp_path, capsys, damage):
+    run = tmp_path / "run"
+    shutil.copytree(mined, run)
+    part = min((run / "pairs").iterdir())
+    damage(part)
+    assert main(["judge", "--output", str(run), "--truth", str(scenes)]) == 2
+    error = capsys.readouterr().err
+    assert f"{part}: cannot be read" in error
+    assert "mine again, and the part is made anew" in error
