@@ -234,22 +234,21 @@ def predict(
         for image, truth_HW, found in zip(images, maps, scored, strict=True):
             if isinstance(found, ProposalError):
                 note_drop(job.folder, image.image_id, found)
-            labels_HW = labels_of(found, truth_HW, segmenter.options, vectors.count, oracle)
+            labels_HW = labels_of(found, truth_HW, segmenter, vectors.count, oracle)
             job.folder.write(prediction_file(image.image_id), label_png(labels_HW, class_colours(vectors.count)))
 
 
 def labels_of(
-    found: ScoredProposals | ProposalError, truth_HW: np.ndarray, options: SegmentOptions, classes: int, oracle: str
+    found: ScoredProposals | ProposalError, truth_HW: np.ndarray, segmenter: Segmenter, classes: int, oracle: str
 ) -> np.ndarray:
     """The predicted label map, uint16 (H, W); all unlabelled where there are no proposals."""
     from ovseg_model.oracles import with_true_labels
-    from ovseg_model.segment import label_map
 
     if isinstance(found, ProposalError):
         return np.full(truth_HW.shape, UNLABELLED, np.uint16)
     if oracle == "labels":
-        found = with_true_labels(found, truth_HW, classes, IGNORE, options.mask_threshold)
-    return label_map(found, truth_HW.shape, options)
+        found = with_true_labels(found, truth_HW, classes, IGNORE, segmenter.options.mask_threshold)
+    return segmenter.label_map(found, truth_HW.shape)
 
 
 def note_drop(folder: RunFolder, sample: str, error: ProposalError) -> None:
