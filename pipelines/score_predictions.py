@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
 
 from ovseg_model.datasets.benchmark import LabelledSample, LabelMapBenchmark, open_label_map_benchmark
 from ovseg_model.label_png import read_label_png
+from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
 from ovseg_model.read_ahead import read_ahead
 from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
 from pipelines.options import add_options, option, read_options
@@ -168,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: the folder holds no label-map evaluation, or a prediction is missing.
     """
-    from pipelines.evaluate_label_maps import finish, job_of
+    from pipelines.label_map_report import finish, job_of
     from pipelines.mine_pairs import SentenceParser, check_beam_arguments
 
     parser = SentenceParser("ovseg score", description=__doc__, allow_abbrev=False)
