@@ -131,8 +131,7 @@ def _open_state(run: Finetuning, clip: Clip, processes: Processes) -> TrainingSt
     vectors_VD = noun_vectors(clip, nouns, options.templates, run.output / NOUNS_FOLDER)
     if processes.first:
         processes.wait()
-    depth = options.depth if options.trains_prompts else 0
-    model = adapt_clip(run.weights, depth, options.mode == "alpha", options.seed)
+    model = adapt_clip(run.weights, alpha=options.mode == "alpha", seed=options.seed)
     texts = Texts(clip, nouns, vectors_VD, processes.device)
     return TrainingState(options, model, (clip.mean, clip.std), texts, processes)
 
@@ -155,11 +154,14 @@ class _Trainer:
     def train(self) -> dict[str, Any]:
         state = self.state
         if state.at.step == 0:
-            self.measure()
+            self.measure()  # CLIP as it is: prompts come with their stage
+            state.begin_stage()
         while state.stage_number < len(state.stages):
             self.train_stage()
+            # The checkpoint of the next stage comes last: a crash before it trains the end of this one again.
             self.write_stage()
-            state.begin_stage()
+            if state.stage_number < len(state.stages):
+                state.begin_stage()
             self.save()
         self.processes.wait()
         return self.finish() if self.processes.first else {}
@@ -208,8 +210,11 @@ class _Trainer:
             self.log.add(state.at.step, {"stage": self.stage_of(batch), "epoch": batch.epoch, **self.facts()})
         if epoch_done:
             self.measure()
-        if epoch_done or state.at.step % options.save_every == 0:
+        if not self.stage_is_done(batch) and (epoch_done or state.at.step % options.save_every == 0):
             self.save()
+
+    def stage_is_done(self, batch: PairBatch) -> bool:
+        return self.state.at.epoch > batch.epoch and self.state.at.epoch % self.run.options.epochs == 0
 
     def stage_of(self, batch: PairBatch) -> str:
         return self.state.stages[batch.epoch // self.run.options.epochs]

@@ -166,6 +166,11 @@ class MaskAdaptedClip(torch.nn.Module):
 
     # What may change.
 
+    def add_prompts(self, depth: int, seed: int = 0) -> None:
+        """Gives a model without prompts fresh ones, as the constructor does. Raises UserError likewise."""
+        self._check_adaptable(depth, alpha=self.alpha_conv is not None)
+        self.prompts = self._fresh_prompts(depth, seed)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether the image tower keeps no activations and computes them again in the backward pass."""
         self.visual.set_grad_checkpointing(enable)
