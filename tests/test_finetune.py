@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -132,6 +134,9 @@ def test_the_stage_before_is_kept_and_knows_no_prompts(command, tmp_path):
     assert (changed(before, alone), set(before)) == (set(), set(alone))
     again = load_clip(resolve_clip(str(tmp_path / "out" / "open_clip")))  # the finetuned CLIP, for plain open_clip
     assert torch.equal(again.model.visual.conv1.weight, alone["clip.visual.conv1.weight"])
+    stages = [row["stage"] for row in read_log(tmp_path / "out") if row["stage"]]
+    assert stages == sorted(stages)
+    assert set(stages) == {"full", "prompt"}
 
 
 def test_before_is_clip_as_it_is(command, clip, tmp_path, capsys):
@@ -144,9 +149,6 @@ def test_before_is_clip_as_it_is(command, clip, tmp_path, capsys):
     assert prompt[0] == full[0]
     assert prompt[1] != full[1]
     assert "accuracy on scenes:" in capsys.readouterr().out
-    stages = [row["stage"] for row in read_log(tmp_path / "out") if row["stage"]]
-    assert stages == sorted(stages)
-    assert set(stages) == {"full", "prompt"}
 
 
 def test_prompts_stay_as_they_are_while_clip_follows_them(command, tmp_path):
@@ -180,7 +182,6 @@ def test_micro_batches_are_the_same_loss(command, tmp_path):
         ["--loss", "paper"],
         ["--gather", "paper"],
         ["--whole-share", "0.3"],
-        ["--hard-negatives"],
         ["--grad-checkpointing"],
         ["--precision", "bf16"],
         ["--workers", "2"],
@@ -365,6 +366,20 @@ def test_a_checkpoint_of_other_options_is_refused(command, monkeypatch, capsys):
     for more, name in ((("--seed", "3"), "seed"), (("--eval-set", "scenes", "--eval-images", "2"), "eval_set")):
         assert main(command("--mode", "prompt", *more)) == 2
         assert f"was made with another {name}" in capsys.readouterr().err
+
+
+def test_hard_negatives_train_though_no_row_is_of_their_noun(command, mined, tmp_path):
+    folder = tmp_path / "negative"
+    folder.mkdir()
+    for part in (mined / "pairs").iterdir():
+        table = pq.read_table(part)
+        place = table.schema.get_field_index("hard_negatives")
+        column = pa.array([["unicorn", "sky"]] * len(table), table.schema.field(place).type)
+        pq.write_table(table.set_column(place, table.schema.field(place), column), folder / part.name)
+    more = ["--mode", "joint", "--hard-negatives", "--pairs", folder, "--where", "noun != 'sky'"]
+    assert main(command(*more)) == 0
+    assert main(command("--mode", "joint", "--where", "noun != 'sky'", output="without")) == 0
+    assert losses(tmp_path / "out")[0] > losses(tmp_path / "without")[0]  # two more texts in every softmax
 
 
 def test_hard_negatives_that_are_not_there_are_said(command, capsys):
