@@ -139,8 +139,8 @@ def test_a_checkpoint_inside_a_unit_saves_what_was_done(tmp_path, fakes, place):
     fakes.delenv("OVSEG_TEST_KILL")
     assert main(fake_mine.arguments(shard, run.url, 6)) == 0
     assert batches == [["a/004", "a/005"]]
-    part = "masks/part-00000.parquet"
-    assert run.read(part) == (tmp_path / "reference" / part).read_bytes()
+    promised = {name: (tmp_path / "reference" / name).read_bytes() for name in files_of(tmp_path / "reference")}
+    assert {name: run.read(name) for name in promised} == promised
     assert not run.has(".unfinished")
 
 
