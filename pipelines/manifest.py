@@ -15,7 +15,17 @@ import pyarrow as pa
 
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions
-from pipelines.write_tables import EXAMPLES_FILE, PART_NAME, RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, FileStamp, RunFolder
+from pipelines.write_tables import (
+    EXAMPLES_FILE,
+    PART_NAME,
+    RETRY_FILE,
+    RUN_FILE,
+    SHARDS_FILE,
+    SUCCESS_FILE,
+    TIMINGS_FILE,
+    FileStamp,
+    RunFolder,
+)
 from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.run import RUN_FORMAT, check_run
 
@@ -60,6 +70,8 @@ def finish_run(
     )
     run.write_json(TIMINGS_FILE, timings(stats))
     run.write_json(RUN_FILE, manifest)
+    for name in (RETRY_FILE, SHARDS_FILE):
+        run.remove(name)
     run.write(SUCCESS_FILE, b"")
     return manifest
 

@@ -13,12 +13,15 @@ from typing import Any, NoReturn
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
 from pipelines.draw_pairs import draw_pairs
+from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
     FreezeOptions,
     MaskOptions,
     MatchOptions,
     NounOptions,
+    RetryOptions,
     RunOptions,
+    ShardOptions,
     add_options,
     read_options,
     require_at_least,
@@ -27,9 +30,20 @@ from pipelines.plain import run_plain
 from pipelines.plan import MineOptions, Plan, plan_run, stale_tables
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
-from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, summary
+from pipelines.retry_drops import may_pass
+from pipelines.shards import finish_shards, record_plan
+from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, stage_lines, summary
+from pipelines.terminal import escaped
 from pipelines.units import StoredTable
-from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
+from pipelines.write_tables import (
+    EXAMPLES_FILE,
+    RETRY_FILE,
+    RUN_FILE,
+    SUCCESS_FILE,
+    UNITS_FILE,
+    RunFolder,
+    open_run_folder,
+)
 from schemas import UserError
 
 RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
@@ -39,12 +53,15 @@ RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner
 INPUT = (ReadOptions, FreezeOptions)
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
-    "nouns": (*INPUT, NounOptions, RunOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions),
+    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
+    "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
+    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
+    "match": (MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
+
+GROUPS = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions)
+"""The fields of MineOptions behind the first, in order."""
 
 MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
 """The tables that each verb makes."""
@@ -56,26 +73,91 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a file or a weight is not as wanted; no step has run yet.
     """
-    options, beam_arguments = parse(argv)
+    parser, options, beam_arguments = parse_ours(argv)
+    run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
+    if options.shard.finish:
+        return report_finished(run, finish_shards(run), options.fetch)
+    refuse_resume(run, options.run.resume)
+    command = Command(argv[0], options, beam_arguments)
+    if is_finished(run, tables, command) and not (options.retry.retry and may_pass(run.read_json(RUN_FILE))):
+        return answer_at_once(run)
+    check_beam_arguments(parser, options.run.runner, beam_arguments)
     execute_plan = executor(options.run.runner, beam_arguments)
-    plan = plan_run(MAKES[argv[0]], options)
+    plan = plan_run(tables, options)
     for line in notices(plan):
         print(line, file=sys.stderr)
-    plan.run.remove(SUCCESS_FILE)
+    prepare(plan, options)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
-    manifest = plan.run.read_json(RUN_FILE)
-    examples = example_pairs(plan.run, plan.units.count) if plan.pairs else []
+    if plan.is_shard:
+        print(shard_done(plan, argv[0]))
+        return 0
+    remember(plan, tables, command)
+    return report_finished(run, plan.run.read_json(RUN_FILE), options.fetch)
+
+
+def prepare(plan: Plan, options: MineOptions) -> None:
+    """The last before work starts: the run is not finished from here on, and says what is under way.
+
+    Raises:
+        UserError: other shards of the run make something else.
+    """
+    if plan.is_shard:
+        record_plan(plan)
+    plan.run.remove(SUCCESS_FILE)
+    if options.retry.retry:
+        plan.run.write(RETRY_FILE, b"")
+
+
+def refuse_resume(run: RunFolder, resume: bool) -> None:
+    """Refuses a folder that holds a run already, where --no-resume was given.
+
+    Raises:
+        UserError: it holds one.
+    """
+    if not resume and (run.has(UNITS_FILE) or run.has(RUN_FILE)):
+        raise UserError(f"--no-resume: --output {run.url} holds a run already; give a new folder, or --resume to go on")
+
+
+def answer_at_once(run: RunFolder) -> int:
+    """Says that a run is finished, and what else it could be asked; returns the exit status it had."""
+    manifest = run.read_json(RUN_FILE)
+    lines = [*stage_lines(manifest), "", f"run: {run.url} is finished: this command made it; nothing was done"]
+    passing = may_pass(manifest)
+    if passing:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in passing.items())
+        lines.append(f"dropped for reasons that can pass: {reasons}; --retry drops tries them again")
+    print("\n".join(map(escaped, lines)))
+    return report_empty_stages(manifest)
+
+
+def shard_done(plan: Plan, verb: str) -> str:
+    """What a shard prints at its end."""
+    index, count = plan.shard
+    made = f"shard {index} of {count}: its {len(plan.unit_numbers):,} of {plan.units.count:,} units are made"
+    return escaped(f"{made}; when all shards are done: ovseg {verb} --finish --output {plan.run.url}")
+
+
+def report_finished(run: RunFolder, manifest: dict[str, Any], fetch: FetchOptions) -> int:
+    """Draws and prints what a finished run holds; returns the exit status."""
+    examples = example_pairs(run, manifest["units"]["count"]) if "pairs" in manifest["tables"] else []
     if examples:
-        plan.run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
-    print(summary(plan.run, manifest, examples))
+        run.write(EXAMPLES_FILE, draw_pairs(examples, fetch))
+    print(summary(run, manifest, examples))
     return report_empty_stages(manifest)
 
 
 def notices(plan: Plan) -> list[str]:
     """What should be known before hours of work: tables that are made anew, and a CLIP that knows drawn scenes only."""
     weights = [weight for facts in plan.stages.values() for weight in facts.weights]
-    return [*stale_tables(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+    return [*stale_tables(plan), *retry_notices(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+
+
+def retry_notices(plan: Plan) -> list[str]:
+    """What a retry of masks alone does to pairs that were made from them."""
+    if plan.pairs or not getattr(plan.masks, "retries_drops", False) or not plan.run.names("pairs"):
+        return []
+    return ["pairs: removed, since their masks change; `ovseg mine --retry drops` completes both and keeps the rest"]
 
 
 def report_empty_stages(manifest: dict[str, Any]) -> int:
@@ -94,17 +176,26 @@ def parse(argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
     Raises:
         UserError: a value no run can work with, or an argument that nobody knows.
     """
+    parser, options, unknown = parse_ours(argv)
+    check_beam_arguments(parser, options.run.runner, unknown)
+    return options, unknown
+
+
+def parse_ours(argv: Sequence[str]) -> tuple[SentenceParser, MineOptions, list[str]]:
+    """The same before Beam is asked what it knows: the parser, our options, and all other arguments.
+
+    Raises:
+        UserError: a value no run can work with.
+    """
     verb, *arguments = argv
     parser = SentenceParser(f"ovseg {verb}", description=VERBS[verb].help, allow_abbrev=False)
     for group in TAKES[verb]:
         add_options(parser, group)
     namespace, unknown = parser.parse_known_args(arguments)
-    groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions)
     read = read_options(namespace, ReadOptions) if "captions" in namespace else None
-    options = MineOptions(read, *(read_options(namespace, group) for group in groups))
+    options = MineOptions(read, *(read_options(namespace, group) for group in GROUPS))
     check_options(options)
-    check_beam_arguments(parser, options.run.runner, unknown)
-    return options, unknown
+    return parser, options, unknown
 
 
 class SentenceParser(argparse.ArgumentParser):
@@ -136,6 +227,12 @@ def check_options(options: MineOptions) -> None:
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     require_at_least("torch_threads", options.run.torch_threads, 0)
+    require_at_least("shard_count", options.shard.shard_count, 1)
+    if not 0 <= options.shard.shard_index < options.shard.shard_count:
+        raise UserError(
+            f"--shard-index: wanted 0 to {options.shard.shard_count - 1}, since --shard-count is "
+            f"{options.shard.shard_count}; got {options.shard.shard_index}"
+        )
     if options.masks.propose_missing and not options.masks.masks_from:
         raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
 

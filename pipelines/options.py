@@ -84,7 +84,30 @@ class RunOptions:
     output: str = option("", "run directory: a path or fsspec URL; the same command again completes it")
     runner: str = option("FnApiRunner", "plain (loops without Beam) or a Beam runner; every Beam option passes through")
     device: str = option("auto", "device of generators and CLIP: auto, cpu, cuda or cuda:N")
+    resume: bool = option(True, "go on with the run that --output holds; --no-resume wants a folder that holds none")
     torch_threads: int = option(0, "CPU threads of one forward; 0 takes every core. Other counts may round otherwise")
+
+
+@dataclass(frozen=True)
+class RetryOptions:
+    """What is tried again."""
+
+    retry: str | None = option(
+        None,
+        "drops: try again what was dropped for a reason that can pass (network, memory, time), and complete the run",
+        choices=("drops",),
+    )
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """Several machines on one run, without an engine."""
+
+    shard_count: int = option(1, "into how many shards the units are dealt; each makes its own, in the same --output")
+    shard_index: int = option(0, "the shard to make, from 0")
+    finish: bool = option(
+        False, "write the manifest of a run that shards made, or say what is missing; wants --output alone"
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import apache_beam as beam
 
@@ -20,19 +21,19 @@ from pipelines.units import PartStats, Step, StoredTable
 
 
 class ListUnits(beam.PTransform):
-    """The run's unit numbers, spread over the workers."""
+    """The numbers of the units to make, spread over the workers."""
 
-    def __init__(self, count: int) -> None:
-        """`count` units, numbered from 0."""
+    def __init__(self, numbers: range) -> None:
+        """All of the run, or every n-th for a shard."""
         super().__init__()
-        self._count = count
+        self._numbers = numbers
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
-        """Only the count is part of the job graph, so that a million images do not swell it."""
+        """Only the range is part of the job graph, so that a million images do not swell it."""
         return (
             root
-            | "Count" >> beam.Create([self._count])
-            | "Number" >> beam.FlatMap(unit_numbers).with_output_types(int)
+            | "Range" >> beam.Create([(self._numbers.start, self._numbers.stop, self._numbers.step)])
+            | "Number" >> beam.FlatMap(lambda bounds: range(*bounds)).with_output_types(int)
             | "Spread" >> beam.Reshuffle()
         )
 
@@ -81,14 +82,15 @@ class WriteManifest(beam.PTransform):
         )
 
 
-def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
-    """The whole run: captions to nouns, images to masks, both to pairs."""
-    units = root | "ListUnits" >> ListUnits(plan.units.count)
+def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[Any]:
+    """The whole run: captions to nouns, images to masks, both to pairs. A shard ends without a manifest."""
+    units = root | "ListUnits" >> ListUnits(plan.unit_numbers)
     captions = units | "ReadCaptions" >> MakeParts(plan.captions)
     nouns = units | "ExtractNouns" >> MakeParts(plan.nouns)
     masks = units | "ProposeMasks" >> MakeParts(plan.masks)
     pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> MakeParts(plan.pairs)
-    return (captions, nouns, masks, pairs) | "WriteManifest" >> WriteManifest(plan)
+    tables = (captions, nouns, masks, pairs)
+    return tables | ("FlattenShard" >> beam.Flatten() if plan.is_shard else "WriteManifest" >> WriteManifest(plan))
 
 
 class SumScores(beam.CombineFn):
@@ -128,11 +130,6 @@ def define_scoring(root: beam.Pipeline, job: ScoringJob) -> beam.PCollection[Non
         | "Sum" >> beam.CombineGlobally(SumScores(classes))
         | "Write" >> beam.Map(lambda scores: write_scores(job.folder, scores))
     )
-
-
-def unit_numbers(count: int) -> list[int]:
-    """The numbers of a run's units."""
-    return list(range(count))
 
 
 def make_parts(unit: int, step: Step | StoredTable | None) -> list[PartStats]:

@@ -39,9 +39,18 @@ PART_NAME = re.compile(r"part-(\d{5,})(?:-(\w+))?\.parquet")
 FRAGMENT_NAME = re.compile(rf"\.{PART_NAME.pattern}\.[0-9a-f]{{32}}")
 """A part that is being written, or whose writer was killed."""
 
+UNFINISHED_FOLDER = ".unfinished"
+"""What is under way: markers of attempts and checkpoints inside units. Gone when the run is finished."""
+
 UNITS_FILE = "units.json"
 RUN_FILE = "run.json"
 TIMINGS_FILE = "timings.json"
+RETRY_FILE = ".retry"
+"""There while a retry of drops is under way: until the run is finished, every command on it goes on with that."""
+
+SHARDS_FILE = ".shards.json"
+"""What the shards of a run make, until it is finished."""
+
 SUCCESS_FILE = "_SUCCESS"
 EXAMPLES_FILE = "examples.png"
 
@@ -112,11 +121,12 @@ class RunFolder:
         """One JSON file of the run."""
         return json.loads(self.read(name))
 
-    def write(self, name: str, data: bytes) -> FileStamp:
+    def write(self, name: str, data: bytes, durable: bool = True) -> FileStamp:
         """Writes one file, whole or not at all.
 
         A file appears under its name by a rename; an object store shows an object only when its one PUT is
-        complete. Workers may write the same file twice, or at the same time: they write the same bytes.
+        complete. Workers may write the same file twice, or at the same time: they write the same bytes. A local
+        file that need not be `durable` may be lost with the machine's power, not with the process.
 
         Raises:
             UserError: the disk is full, or the place cannot be written to.
@@ -124,7 +134,7 @@ class RunFolder:
         path = self.path(name)
         with writing(path):
             if self.is_local:
-                _write_and_rename(path, data)
+                _write_and_rename(path, data, durable)
             elif OBJECT_STORES & set(_protocols(self.file_system)):
                 self.file_system.pipe_file(path, data)
             else:
@@ -138,16 +148,35 @@ class RunFolder:
     def remove(self, name: str) -> None:
         """Removes a file of the run if it is there; raises UserError where it cannot be removed."""
         if self.has(name):
-            with writing(self.path(name)):
+            # Another machine may have removed it since.
+            with writing(self.path(name)), contextlib.suppress(FileNotFoundError):
                 self.file_system.rm_file(self.path(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder of the run with all that is in it; what another worker removes meanwhile is no error."""
+        self.file_system.invalidate_cache(self.path(name))
+        if self.is_local:
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        elif self.has(name):
+            with contextlib.suppress(FileNotFoundError):
+                self.file_system.rm(self.path(name), recursive=True)
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in one folder of the run, sorted; files that are being written are left out."""
-        self.file_system.invalidate_cache(self.path(folder))
-        if not self.has(folder):
-            return []
-        names = (entry.rsplit("/", 1)[-1] for entry in self.file_system.ls(self.path(folder), detail=False))
+        names = (entry.rsplit("/", 1)[-1] for entry in self._list(folder, detail=False))
         return sorted(name for name in names if not name.startswith("."))
+
+    def sizes_bytes(self, folder: str) -> dict[str, int]:
+        """Size by name of the files in one folder of the run; asks more of a file system than names alone."""
+        entries = self._list(folder, detail=True)
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries}
+
+    def _list(self, folder: str, detail: bool) -> list[Any]:
+        self.file_system.invalidate_cache(self.path(folder))
+        try:
+            return self.file_system.ls(self.path(folder), detail=detail)
+        except FileNotFoundError:
+            return []
 
     def write_part(self, name: str, rows: pa.Table, table: Table, footer: dict[str, str]) -> FileStamp:
         """Writes one part of a table as Parquet with the footer's keys in the file's metadata.
@@ -166,7 +195,8 @@ class RunFolder:
         return pq.read_table(io.BytesIO(self.read(name)), columns=list(columns))
 
     def remove_fragments(self) -> None:
-        """Removes what killed writers left on a local disk: half-written parts and spilled records, nothing else."""
+        """Removes what killed writers left: markers, checkpoints, half-written parts, spilled records; nothing else."""
+        self.remove_folder(UNFINISHED_FOLDER)
         if not self.is_local:
             return
         root = glob.escape(self.path())
@@ -276,7 +306,7 @@ def _pipe_and_move(file_system: fsspec.AbstractFileSystem, path: str, data: byte
     file_system.mv(temporary, path)
 
 
-def _write_and_rename(path: str, data: bytes) -> None:
+def _write_and_rename(path: str, data: bytes, durable: bool) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     # A dot keeps half-written files out of every reader's glob; a killed writer leaves at most this one.
@@ -284,8 +314,9 @@ def _write_and_rename(path: str, data: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
