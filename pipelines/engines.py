@@ -19,7 +19,7 @@ from typing import Any
 from schemas import UserError
 
 FOLDER = ".engines"
-PRISM = "prism"
+PRISM = "prism-*"
 PRISM_OPTION = "--prism_location"
 FLINK_JAR = "beam-runners-flink-*-job-server-*.jar"
 FLINK_OPTION = "--flink_job_server_jar"
@@ -62,6 +62,8 @@ def open_engine(
     if workers and runner not in POOL_RUNNERS:
         raise UserError(f"--workers {workers}: wanted one of --runner {', '.join(POOL_RUNNERS)}, got {runner}")
     arguments = [*beam_arguments, *engine_arguments(runner, beam_arguments, workers, engines)]
+    # It warns whenever it ends the engine that it started.
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     if workers:
         let_workers_find_us()
     if not workers or runner != "FnApiRunner":
@@ -80,7 +82,7 @@ def engine_arguments(runner: str, given: Sequence[str], workers: int, engines: s
     wanted = {"--direct_num_workers": str(workers)} if runner == "FnApiRunner" and workers else {}
     if not is_given("--job_endpoint", given):  # else the engine runs already, and is not ours to find
         if runner == "PrismRunner" and not is_given(PRISM_OPTION, given):
-            wanted[PRISM_OPTION] = find_engine("Prism", PRISM, PRISM_OPTION, engines)
+            wanted |= {PRISM_OPTION: find_engine("Prism", PRISM, PRISM_OPTION, engines), "--prism_log_level": "warn"}
         if runner == "FlinkRunner":
             wanted |= flink_arguments(given, workers, engines)
     # Experiments add up; every other option of the user's stands.
@@ -112,8 +114,9 @@ def find_engine(title: str, pattern: str, option: str, engines: str | None) -> s
     found = [str(path.resolve()) for folder in folders for path in sorted(folder.glob(pattern))]
     if not found:
         places = " and ".join(dict.fromkeys(str(folder) for folder in folders))
+        target = "engines" if pattern == PRISM else "engine-flink"
         raise UserError(
-            f"{title} is not in {places}; `make engines` installs it, --engines names the folder that has it, "
+            f"{title} is not in {places}; `make {target}` installs it, --engines names the folder that has it, "
             f"or {option} the file"
         )
     return found[0]
