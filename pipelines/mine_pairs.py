@@ -7,12 +7,15 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
+from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
+from pipelines.engines import OpenEngine, open_engine, sentence_of_engine
 from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
     FreezeOptions,
@@ -82,7 +85,8 @@ def main(argv: Sequence[str]) -> int:
     if is_finished(run, tables, command) and not (options.retry.retry and may_pass(run.read_json(RUN_FILE))):
         return answer_at_once(run)
     check_beam_arguments(parser, options.run.runner, beam_arguments)
-    execute_plan = executor(options.run.runner, beam_arguments)
+    options = replace(options, run=on_devices(options.run))
+    execute_plan = executor(options.run, beam_arguments)
     plan = plan_run(tables, options)
     for line in notices(plan):
         print(line, file=sys.stderr)
@@ -227,6 +231,7 @@ def check_options(options: MineOptions) -> None:
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     require_at_least("torch_threads", options.run.torch_threads, 0)
+    require_at_least("workers", options.run.workers, 0)
     require_at_least("shard_count", options.shard.shard_count, 1)
     if not 0 <= options.shard.shard_index < options.shard.shard_count:
         raise UserError(
@@ -265,14 +270,16 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(arguments))[1]
 
 
-def executor(runner: str, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
-    """What runs a plan: plain loops, or Beam on a runner."""
-    if runner == "plain":
+def executor(options: RunOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
+    """What runs a plan: a process a device, plain loops, or Beam on a runner."""
+    if options.devices:
+        return lambda plan: run_on_devices(plan, parse_devices(options.devices))
+    if options.runner == "plain":
         return run_plain
-    return lambda plan: run_beam(plan, runner, beam_arguments)
+    return lambda plan: run_beam(plan, options, beam_arguments)
 
 
-def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
+def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str]) -> None:
     """Runs a plan as a Beam pipeline and waits for its end.
 
     Raises:
@@ -280,24 +287,28 @@ def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
     """
     from pipelines.transforms import define_pipeline
 
-    run_pipeline(lambda root: define_pipeline(root, plan), runner, beam_arguments)
+    engine = open_engine(options.runner, beam_arguments, options.workers, options.engines)
+    run_pipeline(lambda root: define_pipeline(root, plan), options.runner, engine)
 
 
-def run_pipeline(define: Callable[[Any], object], runner: str, beam_arguments: Sequence[str]) -> None:
+def run_pipeline(define: Callable[[Any], object], name: str, engine: OpenEngine) -> None:
     """Runs what `define` builds on the root of a Beam pipeline, and waits for its end.
 
     Raises:
-        UserError: a worker raised one.
+        UserError: a worker raised one, or a worker or the engine died.
     """
     quiet_start_up()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
     try:
-        with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
+        with engine as (runner, arguments), beam.Pipeline(runner, PipelineOptions(arguments)) as root:
             define(root)
+    except UserError:
+        raise
     except Exception as error:
-        sentence = sentence_of_worker(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
         if sentence is None:
             raise
         raise UserError(sentence) from error

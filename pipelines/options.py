@@ -85,6 +85,13 @@ class RunOptions:
     runner: str = option("FnApiRunner", "plain (loops without Beam) or a Beam runner; every Beam option passes through")
     device: str = option("auto", "device of generators and CLIP: auto, cpu, cuda or cuda:N")
     resume: bool = option(True, "go on with the run that --output holds; --no-resume wants a folder that holds none")
+    devices: str | None = option(
+        None, "one process a device, units handed to whichever is free: numbers of GPUs as in 0,1,2 or cpu,cpu"
+    )
+    workers: int = option(
+        0, "worker processes on this machine, of FnApiRunner and FlinkRunner; 0 works in the launching process"
+    )
+    engines: str | None = option(None, "folder that `make engines` filled (default: .engines, here or in the project)")
     torch_threads: int = option(0, "CPU threads of one forward; 0 takes every core. Other counts may round otherwise")
 
 

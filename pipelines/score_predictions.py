@@ -139,13 +139,14 @@ def score_plain(job: ScoringJob) -> Scores:
 
 def score_with_beam(job: ScoringJob, runner: str, beam_arguments: Sequence[str]) -> Scores:
     """Scores all samples on a Beam runner; the counts come back by a file in the folder."""
+    from pipelines.engines import open_engine
     from pipelines.mine_pairs import run_pipeline
     from pipelines.transforms import define_scoring
 
     def define(root: beam.Pipeline) -> None:
         define_scoring(root, job)
 
-    run_pipeline(define, runner, beam_arguments)
+    run_pipeline(define, runner, open_engine(runner, beam_arguments))
     return read_scores(job.folder)
 
 
