@@ -6,14 +6,16 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
+from pipelines.dataflow import DATAFLOW, accelerator_hints, check_accelerator, dataflow_arguments
 from pipelines.draw_pairs import draw_pairs
 from pipelines.options import (
+    AcceleratorOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -32,17 +34,17 @@ from pipelines.units import StoredTable
 from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
 from schemas import UserError
 
-RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", DATAFLOW)
 """Runners by name; another one of Beam's is named by its import path."""
 
 
 INPUT = (ReadOptions, FreezeOptions)
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
+    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, AcceleratorOptions),
     "nouns": (*INPUT, NounOptions, RunOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions),
+    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, AcceleratorOptions),
+    "match": (MatchOptions, FetchOptions, RunOptions, AcceleratorOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
 
@@ -57,13 +59,16 @@ def main(argv: Sequence[str]) -> int:
         UserError: an option, a file or a weight is not as wanted; no step has run yet.
     """
     options, beam_arguments = parse(argv)
-    execute_plan = executor(options.run.runner, beam_arguments)
+    execute_plan = executor(options, beam_arguments)
     plan = plan_run(MAKES[argv[0]], options)
     for line in notices(plan):
         print(line, file=sys.stderr)
     plan.run.remove(SUCCESS_FILE)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
+    if not plan.run.has(SUCCESS_FILE):
+        print(f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there")
+        return 0
     manifest = plan.run.read_json(RUN_FILE)
     examples = example_pairs(plan.run, plan.units.count) if plan.pairs else []
     if examples:
@@ -99,7 +104,7 @@ def parse(argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
     for group in TAKES[verb]:
         add_options(parser, group)
     namespace, unknown = parser.parse_known_args(arguments)
-    groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions)
+    groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, AcceleratorOptions)
     read = read_options(namespace, ReadOptions) if "captions" in namespace else None
     options = MineOptions(read, *(read_options(namespace, group) for group in groups))
     check_options(options)
@@ -136,6 +141,7 @@ def check_options(options: MineOptions) -> None:
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     require_at_least("torch_threads", options.run.torch_threads, 0)
+    check_accelerator(options.accelerator, options.run)
     if options.masks.propose_missing and not options.masks.masks_from:
         raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
 
@@ -168,22 +174,29 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(arguments))[1]
 
 
-def executor(runner: str, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
-    """What runs a plan: plain loops, or Beam on a runner."""
+def executor(options: MineOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
+    """What runs a plan: plain loops, or Beam on a runner.
+
+    Raises:
+        UserError: Dataflow was not told all that it needs.
+    """
+    runner = options.run.runner
     if runner == "plain":
         return run_plain
-    return lambda plan: run_beam(plan, runner, beam_arguments)
+    if runner == DATAFLOW:
+        beam_arguments = dataflow_arguments(beam_arguments, options.accelerator)
+    return lambda plan: run_beam(plan, runner, beam_arguments, accelerator_hints(options.accelerator))
 
 
-def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
-    """Runs a plan as a Beam pipeline and waits for its end.
+def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str], hints: Mapping[str, str]) -> None:
+    """Runs a plan as a Beam pipeline and waits for its end; `hints` as `define_pipeline` takes them.
 
     Raises:
         UserError: a worker raised one.
     """
     from pipelines.transforms import define_pipeline
 
-    run_pipeline(lambda root: define_pipeline(root, plan), runner, beam_arguments)
+    run_pipeline(lambda root: define_pipeline(root, plan, hints), runner, beam_arguments)
 
 
 def run_pipeline(define: Callable[[Any], object], runner: str, beam_arguments: Sequence[str]) -> None:
