@@ -62,9 +62,12 @@ demo-train: demo ## go on with the demo: finetune that CLIP on its pairs, accura
 bench: setup ## time and memory against corpus size; writes tables to docs/
 	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md
 
-lock: ## resolve pyproject.toml again into requirements.lock
+lock: ## resolve pyproject.toml again into requirements.lock, and the image's lock by it
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --no-header --extra gcp --extra maskformer \
+	    --constraint requirements.lock --output-file containers/requirements.lock pyproject.toml
 
 clean: ## remove the environment, the engines and the demo
 	rm -rf $(VENV) $(DEMO) $(ENGINES)

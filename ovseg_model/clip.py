@@ -8,6 +8,7 @@ T texts, C channels, H and W pixels, L tokens, D dimensions of the shared space.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -613,6 +614,12 @@ class Clip:
         names = ("precision", "image_batch", "text_batch", "cuts_texts")
         numbers = {name: getattr(self, name) for name in names}
         return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
+
+    def with_batches(self, image_batch: int, text_batch: int) -> Clip:
+        """The same model with other rows a forward."""
+        other = copy.copy(self)
+        other.image_batch, other.text_batch = image_batch, text_batch
+        return other
 
     def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
         """Returns unit vectors of images, float32 (B, D).

@@ -6,18 +6,20 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
+from pipelines.dataflow import DATAFLOW, accelerator_hints, check_accelerator, dataflow_arguments
 from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
 from pipelines.engines import OpenEngine, open_engine, sentence_of_engine
 from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
+    AcceleratorOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -49,21 +51,41 @@ from pipelines.write_tables import (
 )
 from schemas import UserError
 
-RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", DATAFLOW)
 """Runners by name; another one of Beam's is named by its import path."""
 
 
 INPUT = (ReadOptions, FreezeOptions)
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
+    "mine": (
+        *INPUT,
+        NounOptions,
+        MaskOptions,
+        MatchOptions,
+        FetchOptions,
+        RunOptions,
+        AcceleratorOptions,
+        RetryOptions,
+        ShardOptions,
+    ),
     "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions),
+    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "match": (MatchOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
 
-GROUPS = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions, RetryOptions, ShardOptions)
+GROUPS = (
+    FreezeOptions,
+    NounOptions,
+    MaskOptions,
+    MatchOptions,
+    FetchOptions,
+    RunOptions,
+    AcceleratorOptions,
+    RetryOptions,
+    ShardOptions,
+)
 """The fields of MineOptions behind the first, in order."""
 
 MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
@@ -86,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         return answer_at_once(run)
     check_beam_arguments(parser, options.run.runner, beam_arguments)
     options = replace(options, run=on_devices(options.run))
-    execute_plan = executor(options.run, beam_arguments)
+    execute_plan = executor(options, beam_arguments)
     plan = plan_run(tables, options)
     for line in notices(plan):
         print(line, file=sys.stderr)
@@ -95,6 +117,9 @@ def main(argv: Sequence[str]) -> int:
         execute_plan(plan)
     if plan.is_shard:
         print(shard_done(plan, argv[0]))
+        return 0
+    if not plan.run.has(SUCCESS_FILE):
+        print(f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there")
         return 0
     remember(plan, tables, command)
     return report_finished(run, plan.run.read_json(RUN_FILE), options.fetch)
@@ -238,6 +263,7 @@ def check_options(options: MineOptions) -> None:
             f"--shard-index: wanted 0 to {options.shard.shard_count - 1}, since --shard-count is "
             f"{options.shard.shard_count}; got {options.shard.shard_index}"
         )
+    check_accelerator(options.accelerator, options.run)
     if options.masks.propose_missing and not options.masks.masks_from:
         raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
 
@@ -270,17 +296,24 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(arguments))[1]
 
 
-def executor(options: RunOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
-    """What runs a plan: a process a device, plain loops, or Beam on a runner."""
-    if options.devices:
-        return lambda plan: run_on_devices(plan, parse_devices(options.devices))
-    if options.runner == "plain":
+def executor(options: MineOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
+    """What runs a plan: a process a device, plain loops, or Beam on a runner.
+
+    Raises:
+        UserError: Dataflow was not told all that it needs.
+    """
+    run = options.run
+    if run.devices:
+        return lambda plan: run_on_devices(plan, parse_devices(run.devices))
+    if run.runner == "plain":
         return run_plain
-    return lambda plan: run_beam(plan, options, beam_arguments)
+    if run.runner == DATAFLOW:
+        beam_arguments = dataflow_arguments(beam_arguments, options.accelerator)
+    return lambda plan: run_beam(plan, run, beam_arguments, accelerator_hints(options.accelerator))
 
 
-def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str]) -> None:
-    """Runs a plan as a Beam pipeline and waits for its end.
+def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str], hints: Mapping[str, str]) -> None:
+    """Runs a plan as a Beam pipeline and waits for its end; `hints` as `define_pipeline` takes them.
 
     Raises:
         UserError: a worker raised one.
@@ -288,7 +321,7 @@ def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str]) -> 
     from pipelines.transforms import define_pipeline
 
     engine = open_engine(options.runner, beam_arguments, options.workers, options.engines)
-    run_pipeline(lambda root: define_pipeline(root, plan), options.runner, engine)
+    run_pipeline(lambda root: define_pipeline(root, plan, hints), options.runner, engine)
 
 
 def run_pipeline(define: Callable[[Any], object], name: str, engine: OpenEngine) -> None:

@@ -117,6 +117,18 @@ class ShardOptions:
     )
 
 
+@dataclass(frozen=True)
+class AcceleratorOptions:
+    """GPUs that Dataflow is asked for, for the steps that run models and for no other. They change no row."""
+
+    accelerator: str | None = option(None, "GPU type of the workers that propose masks and match, such as nvidia-l4")
+    accelerator_count: int = option(1, "GPUs a worker; one process uses one")
+    install_driver: bool = option(True, "with --accelerator: Dataflow installs NVIDIA's driver on the workers")
+    one_process_per_gpu: bool = option(
+        True, "with --accelerator: one SDK process a worker (experiment no_use_multiple_sdk_containers), so one model"
+    )
+
+
 def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     """Adds one command line argument for each field of an options dataclass, in a group with its first sentence."""
     group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))

@@ -15,6 +15,7 @@ from pipelines.freeze_captions import freeze_captions, frozen_captions
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.options import (
+    AcceleratorOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -33,6 +34,9 @@ from schemas.run import check_run
 STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
 """The stage that makes each table."""
 
+WORKER_GPU = "cuda"
+"""The device of models on workers that --accelerator asks for: checked there, since this machine may have none."""
+
 READS = {"nouns": (), "masks": (), "pairs": ("nouns", "masks")}
 """The tables that each step needs beside CAPTIONS."""
 
@@ -48,6 +52,7 @@ class MineOptions:
     match: MatchOptions = field(default_factory=MatchOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    accelerator: AcceleratorOptions = field(default_factory=AcceleratorOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
     shard: ShardOptions = field(default_factory=ShardOptions)
 
@@ -242,7 +247,7 @@ def plan_nouns(run: RunFolder, options: MineOptions) -> Planned:
 
 def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes MASKS: proposes them, takes stored ones, or both."""
-    from ovseg_model.proposals import resolve_generator
+    from ovseg_model.proposals import on_device, resolve_generator
 
     chosen = options.masks
     _units_to_inherit(run, chosen)
@@ -250,8 +255,10 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     generator = None
     if not other or chosen.propose_missing:
         generator_options = parse_generator_options(chosen.mask_option)
-        device = generator_device(chosen.masks, options.run.device)
+        device = "cpu" if options.accelerator.accelerator else generator_device(chosen.masks, options.run.device)
         generator = resolve_generator(chosen.masks, generator_options, device, f"{run.url}/.annotations")
+        if options.accelerator.accelerator:
+            generator = on_device(generator, WORKER_GPU)
     step = ProposeMasks(run, generator, options.fetch, other)
     return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
 
@@ -279,7 +286,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     weights = resolve_clip(chosen.clip, chosen.clip_architecture)
     scorer = ClipScorerSpec(
         weights,
-        resolve_device(options.run.device),
+        WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device),
         chosen.precision,
         chosen.region_batch,
         chosen.templates,

@@ -1,12 +1,12 @@
 """The steps as Beam transforms: as little logic as possible, everything they do is a function from elsewhere.
 
-The only module that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`, never a
-caption, a mask or a pixel. Scoring has a short pipeline of its own: samples by their paths in, counts out.
+The only module of a run that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`,
+never a caption, a mask or a pixel. Scoring has a short pipeline of its own: samples by their paths in, counts out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,11 @@ class MakeParts(beam.PTransform):
         super().__init__()
         self._step = step
 
+    @property
+    def runs_models(self) -> bool:
+        """Whether parts are made here, rather than counted."""
+        return self._step is not None and not isinstance(self._step, StoredTable)
+
     def expand(self, units: beam.PCollection[int]) -> beam.PCollection[PartStats]:
         """One function call a unit."""
         return units | "MakePart" >> beam.FlatMap(make_parts, self._step).with_output_types(PartStats)
@@ -82,15 +87,26 @@ class WriteManifest(beam.PTransform):
         )
 
 
-def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[Any]:
-    """The whole run: captions to nouns, images to masks, both to pairs. A shard ends without a manifest."""
+def define_pipeline(root: beam.Pipeline, plan: Plan, hints: Mapping[str, str] | None = None) -> beam.PCollection[Any]:
+    """The whole run: captions to nouns, images to masks, both to pairs; the last two, where models run, by `hints`.
+
+    A shard ends without a manifest.
+    """
     units = root | "ListUnits" >> ListUnits(plan.unit_numbers)
     captions = units | "ReadCaptions" >> MakeParts(plan.captions)
     nouns = units | "ExtractNouns" >> MakeParts(plan.nouns)
-    masks = units | "ProposeMasks" >> MakeParts(plan.masks)
-    pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> MakeParts(plan.pairs)
+    masks = units | "ProposeMasks" >> hinted(MakeParts(plan.masks), hints)
+    pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> hinted(MakeParts(plan.pairs), hints)
     tables = (captions, nouns, masks, pairs)
     return tables | ("FlattenShard" >> beam.Flatten() if plan.is_shard else "WriteManifest" >> WriteManifest(plan))
+
+
+def hinted(parts: MakeParts, hints: Mapping[str, str] | None) -> MakeParts:
+    """The transform with resource hints on all of it, so that no batch crosses a hint's border.
+
+    A table that is stored is only counted, which needs no GPU.
+    """
+    return parts.with_resource_hints(**hints) if hints and parts.runs_models else parts
 
 
 class SumScores(beam.CombineFn):
