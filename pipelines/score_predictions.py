@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -23,9 +23,6 @@ from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
 from pipelines.options import add_options, option, read_options
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
-
-if TYPE_CHECKING:
-    import apache_beam as beam
 
 COUNTS_FILE = "counts.json"
 SAMPLES_PER_CHUNK = 64
@@ -143,7 +140,7 @@ def score_with_beam(job: ScoringJob, runner: str, beam_arguments: Sequence[str])
     from pipelines.mine_pairs import run_pipeline
     from pipelines.transforms import define_scoring
 
-    def define(root: beam.Pipeline) -> None:
+    def define(root: Any) -> None:
         define_scoring(root, job)
 
     run_pipeline(define, runner, open_engine(runner, beam_arguments))

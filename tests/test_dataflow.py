@@ -18,6 +18,7 @@ from ovseg_model.proposals import on_device, resolve_generator
 from ovseg_model.scorer import ClipScorerSpec
 from pipelines.command_line import main
 from pipelines.dataflow import accelerator_hints, check_accelerator, dataflow_arguments, default_image
+from pipelines.engines import open_engine
 from pipelines.extract_nouns import plan_extract_nouns
 from pipelines.match_regions import MatchRegions
 from pipelines.mine_pairs import parse, run_pipeline
@@ -222,7 +223,9 @@ def test_hints_change_no_byte(drawn, tmp_path):
     assert main(mine(drawn, tmp_path / "plain", "--runner", "plain")) == 0
     options, _ = parse(mine(drawn, tmp_path / "hinted"))
     plan = plan_run(("nouns", "masks", "pairs"), options)
-    run_pipeline(lambda root: define_pipeline(root, plan, accelerator_hints(L4)), "FnApiRunner", [])
+    run_pipeline(
+        lambda root: define_pipeline(root, plan, accelerator_hints(L4)), "FnApiRunner", open_engine("FnApiRunner", [])
+    )
     parts = {name for name in files_of(tmp_path / "plain") if name.endswith(".parquet")}
     assert len(parts) > 10
     assert files_of(tmp_path / "plain") == files_of(tmp_path / "hinted")
