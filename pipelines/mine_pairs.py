@@ -334,17 +334,16 @@ def run_pipeline(define: Callable[[Any], object], name: str, engine: OpenEngine)
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    try:
-        with engine as (runner, arguments), beam.Pipeline(runner, PipelineOptions(arguments)) as root:
-            define(root)
-    except UserError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
+    with engine as (runner, arguments):
+        try:
+            with beam.Pipeline(runner, PipelineOptions(arguments)) as root:
+                define(root)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
 
 
 def sentence_of_worker(text: str) -> str | None:

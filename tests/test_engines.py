@@ -166,7 +166,8 @@ def test_other_runners_are_told_nothing_but_their_workers():
 )
 def test_a_missing_engine_is_one_sentence(arguments, message, drawn, tmp_path, capsys):
     arguments = [argument.replace("NONE", str(tmp_path / "none")) for argument in arguments]
-    nouns = ["nouns", "--nouns", "lexicon", "--captions", str(drawn / "captions.json"), "--output", str(tmp_path / "r")]
+    nouns = ["nouns", "--nouns", "lexicon", "--captions", f"{drawn}/captions.json", "--images", f"{drawn}/images"]
+    nouns += ["--output", str(tmp_path / "r")]
     assert main([*nouns, *arguments]) == 2
     assert message.replace("NONE", str(tmp_path / "none")) in capsys.readouterr().err.splitlines()[-1]
 
