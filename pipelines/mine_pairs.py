@@ -15,7 +15,7 @@ from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
 from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
-from pipelines.engines import OpenEngine, open_engine, sentence_of_engine
+from pipelines.engines import OpenEngine, engine_arguments, open_engine, sentence_of_engine
 from pipelines.options import (
     FreezeOptions,
     MaskOptions,
@@ -174,11 +174,16 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
 
 
 def executor(options: RunOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
-    """What runs a plan: a process a device, plain loops, or Beam on a runner."""
+    """What runs a plan: a process a device, plain loops, or Beam on a runner.
+
+    Raises:
+        UserError: the runner's engine is not installed.
+    """
     if options.devices:
         return lambda plan: run_on_devices(plan, parse_devices(options.devices))
     if options.runner == "plain":
         return run_plain
+    engine_arguments(options.runner, beam_arguments, options.workers, options.engines)  # refused before any work
     return lambda plan: run_beam(plan, options, beam_arguments)
 
 
