@@ -11,7 +11,7 @@ a side wide and high, drawn from a seed: neither's time depends on what an image
 Equality comes first. PIL rounds to 8 bits after each of its passes and its fill is a whole grey level, ours are
 neither, so pixels are not equal and the ways are compared in two halves. The regions that PIL made go through both
 ways' CLIP: cosines may differ by 1e-4 (logits, 100 cosines, by 1e-2), else the run fails. Our regions may be 1.6 grey
-levels off PIL's, 0.35 in the mean, else the run fails. What PIL's rounding does to the cosines is a row of its own,
+levels off PIL's, 0.35 in the mean, else the run fails. What PIL's rounding does to the cosines stands beside it,
 without a bar. From the same scores both maps must have the same labels in 99.99 % of the pixels that a mask covers
 (sums may round differently, so near ties may not agree).
 
