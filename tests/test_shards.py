@@ -29,8 +29,8 @@ def shard_of(index, count=3):
 
 def test_shards_in_any_order_make_the_parts_of_one_run(mine, tmp_path, capsys):
     assert mine("whole") == 0
-    for index in (2, 0, 1):
-        assert mine("run", *shard_of(index)) == 0
+    for index, runner in ((2, "plain"), (0, "FnApiRunner"), (1, "plain")):
+        assert mine("run", *shard_of(index), "--runner", runner) == 0
         assert "of 5 units are made; when all shards are done: ovseg mine --finish" in capsys.readouterr().out
         assert not (tmp_path / "run/_SUCCESS").exists()
         assert not (tmp_path / "run/run.json").exists()

@@ -57,7 +57,8 @@ class MaskGenerator(Protocol):
     name: str
     """Stored in MASKS.generator."""
     batch_size: int
-    """Images a call; the step cuts each unit of images into such batches."""
+    """Images a call; the step cuts each unit of images into such batches, after a crash or for a retry into others: an
+    image's outcome must not depend on its neighbours."""
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in the order of the images."""
