@@ -14,13 +14,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.part_facts import FileStamp, KnownParts, PartFacts, read_known
 from schemas import TABLES, UserError, conform
 from schemas.errors import unwritable
 from schemas.table import Table
@@ -47,27 +48,6 @@ EXAMPLES_FILE = "examples.png"
 
 
 @dataclass(frozen=True)
-class FileStamp:
-    """What the manifest says of a file: its bytes and their sha256 (hex)."""
-
-    size_bytes: int
-    sha256: str
-
-
-class PartFacts(NamedTuple):
-    """What a part says of itself: rows, stamp, and its footer's keys."""
-
-    rows: int
-    stamp: FileStamp
-    footer: dict[str, str]
-
-    @property
-    def counts(self) -> tuple[int, int, str]:
-        """Rows, bytes and sha256, as the manifest lists them."""
-        return self.rows, self.stamp.size_bytes, self.stamp.sha256
-
-
-@dataclass(frozen=True)
 class RunFolder:
     """A run directory by its path or URL. Small and picklable: every worker opens its own file system."""
 
@@ -89,6 +69,11 @@ class RunFolder:
     def file_system(self) -> fsspec.AbstractFileSystem:
         """The file system that holds the run."""
         return self._opened[0]
+
+    @functools.cached_property
+    def known(self) -> KnownParts:
+        """What the last finishing noted of parts that lie here unchanged; looked up once, forgotten when written to."""
+        return read_known(self)
 
     @property
     def is_local(self) -> bool:
@@ -112,19 +97,21 @@ class RunFolder:
         """One JSON file of the run."""
         return json.loads(self.read(name))
 
-    def write(self, name: str, data: bytes) -> FileStamp:
+    def write(self, name: str, data: bytes, durable: bool = True) -> FileStamp:
         """Writes one file, whole or not at all.
 
         A file appears under its name by a rename; an object store shows an object only when its one PUT is
-        complete. Workers may write the same file twice, or at the same time: they write the same bytes.
+        complete. Workers may write the same file twice, or at the same time: they write the same bytes. A local
+        file that need not be `durable` may be lost with the machine's power, not with the process.
 
         Raises:
             UserError: the disk is full, or the place cannot be written to.
         """
         path = self.path(name)
+        self._forget(name)
         with writing(path):
             if self.is_local:
-                _write_and_rename(path, data)
+                _write_and_rename(path, data, durable)
             elif OBJECT_STORES & set(_protocols(self.file_system)):
                 self.file_system.pipe_file(path, data)
             else:
@@ -137,6 +124,7 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         """Removes a file of the run if it is there; raises UserError where it cannot be removed."""
+        self._forget(name)
         if self.has(name):
             with writing(self.path(name)):
                 self.file_system.rm_file(self.path(name))
@@ -149,13 +137,20 @@ class RunFolder:
         names = (entry.rsplit("/", 1)[-1] for entry in self.file_system.ls(self.path(folder), detail=False))
         return sorted(name for name in names if not name.startswith("."))
 
-    def write_part(self, name: str, rows: pa.Table, table: Table, footer: dict[str, str]) -> FileStamp:
+    def make_durable(self) -> None:
+        """Waits until all that was written is on its disk: one wait in place of one a file."""
+        if self.is_local:
+            os.sync()
+
+    def write_part(
+        self, name: str, rows: pa.Table, table: Table, footer: dict[str, str], durable: bool = True
+    ) -> FileStamp:
         """Writes one part of a table as Parquet with the footer's keys in the file's metadata.
 
         Raises:
             SchemaError: the rows break the table's contract.
         """
-        return self.write(name, parquet_bytes(conform(rows, table), table, footer))
+        return self.write(name, parquet_bytes(conform(rows, table), table, footer), durable)
 
     def read_part(self, name: str) -> pa.Table:
         """One part, checked against its table (see `load_part`)."""
@@ -178,6 +173,9 @@ class RunFolder:
 
     def part_facts(self, name: str) -> PartFacts:
         """Rows, bytes, sha256 and footer of one part that is there."""
+        known = self.known.get(name)
+        if known:
+            return known
         data = self.read(name)
         file = pq.ParquetFile(io.BytesIO(data))
         return PartFacts(file.metadata.num_rows, stamp(data), _own_keys(file.schema_arrow.metadata))
@@ -193,11 +191,18 @@ class RunFolder:
 
     def read_footer(self, name: str) -> dict[str, str] | None:
         """The metadata of one part's footer, or None where there is no part, or a file that is none."""
+        known = self.known.get(name)
+        if known:
+            return known.footer
         try:
             with self.file_system.open(self.path(name), "rb") as file:
                 return _own_keys(pq.read_schema(file).metadata)
         except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid):
             return None
+
+    def _forget(self, name: str) -> None:
+        if "known" in vars(self):
+            self.known.forget(name)
 
 
 def open_run_folder(url: str, option: str = "--output") -> RunFolder:
@@ -276,7 +281,7 @@ def _pipe_and_move(file_system: fsspec.AbstractFileSystem, path: str, data: byte
     file_system.mv(temporary, path)
 
 
-def _write_and_rename(path: str, data: bytes) -> None:
+def _write_and_rename(path: str, data: bytes, durable: bool) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     # A dot keeps half-written files out of every reader's glob; a killed writer leaves at most this one.
@@ -284,8 +289,9 @@ def _write_and_rename(path: str, data: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
