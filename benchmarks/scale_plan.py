@@ -225,7 +225,7 @@ def given_table(measured: Measured) -> str:
     for method, count in measured["requests"]["first"].items():
         resumed = measured["requests"]["resumed"][method]
         amount = f"{count:.1f} a unit, {resumed:.1f} in a resumed run"
-        rows.append([f"{method} requests", amount, "counted on fsspec's memory store"])
+        rows.append([f"{method} requests", amount, "counted on fsspec's memory store, progress left out"])
     return markdown(["number", "value", "source"], rows)
 
 
