@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+ENGINES ?= .engines
+BEAM := 2.77.0
+FLINK := 2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test demo demo-train bench lock clean
+.PHONY: help setup lint format test engines engine-flink test-engines demo demo-train bench lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make the virtual environment from the lock
 
@@ -29,7 +32,21 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 test: setup ## run the tests; OVSEG_TEST_DATA names the folder of real data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not engines"
+
+engines: $(ENGINES)/prism-$(BEAM) ## build Prism, Beam's engine in Go, into .engines; needs go
+
+$(ENGINES)/prism-$(BEAM):
+	@command -v go > /dev/null || { echo "go is not installed; Prism is built from its Go module" >&2; exit 1; }
+	GOBIN=$(abspath $(ENGINES)) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+	mv $(ENGINES)/prism $@
+
+engine-flink: ## fetch Flink's job server, the engine inside it, into .engines; needs mvn and Java 17
+	mvn -q -B --strict-checksums org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy \
+	    -Dartifact=org.apache.beam:beam-runners-flink-$(FLINK)-job-server:$(BEAM) -DoutputDirectory=$(abspath $(ENGINES))
+
+test-engines: setup ## the same corpus on every engine that is there, part hash by part hash
+	$(BIN)/python -m pytest -m engines tests/test_engines.py
 
 demo: setup ## draw 200 scenes, mine them with the CLIP that ships with the project, judge the pairs by the truth
 	$(BIN)/ovseg draw-scenes --output $(DEMO)/scenes --scenes 200
@@ -45,9 +62,12 @@ demo-train: demo ## go on with the demo: finetune that CLIP on its pairs, accura
 bench: setup ## time and memory against corpus size; writes tables to docs/
 	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md
 
-lock: ## resolve pyproject.toml again into requirements.lock
+lock: ## resolve pyproject.toml again into requirements.lock, and the image's lock by it
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-annotate --no-header --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --no-header --extra gcp --extra maskformer \
+	    --constraint requirements.lock --output-file containers/requirements.lock pyproject.toml
 
-clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(DEMO)
+clean: ## remove the environment, the engines and the demo
+	rm -rf $(VENV) $(DEMO) $(ENGINES)

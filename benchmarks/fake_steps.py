@@ -167,6 +167,10 @@ class FakeStep:
         count = parts[read].num_rows if read else rows.num_rows // 2
         return StepOutput(rows, [], count, count)
 
+    def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
+        """None: nothing kills a worker here."""
+        raise NotImplementedError(f"{reason}: {detail}")
+
 
 def plan_fake(table: str, run: RunFolder, options: MineOptions) -> Planned:
     """The stand-in for the step that makes a table."""

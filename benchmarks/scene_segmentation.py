@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmarks.scene_finetuning import SEEDS, mine, run_ovseg, train
 from ovseg_model.finetune import ADAPTED_FILE
 
-IMAGES = 200
-TUNE_IMAGES = 100
+IMAGES = 40
+TUNE_IMAGES = 24
 STYLES = {"scenes": "painted, the style of training", "scenes:ink": "ink, never seen"}
 TUNE_SPLITS = {"scenes": "val", "scenes:ink": "ink-val"}
 
 FELZENSZWALB = ("--masks", "felzenszwalb", "--mask-option", "min_area_fraction=0.01")
-COLUMNS = ("masks of the truth", "Felzenszwalb", "MaskFormer, tuned λ", "MaskFormer, λ = 1 (CLIP alone)")
+COLUMNS = ("masks of the truth", "Felzenszwalb", "MaskFormer, tuned λ")
 
 
 def train_network(folder: Path) -> Path:
@@ -60,7 +60,6 @@ def ways_of(network: Path, benchmark: str) -> dict[str, tuple[str, ...]]:
                 ("--oracle", "masks"),
                 FELZENSZWALB,
                 (*maskformer, *tuned),
-                (*maskformer, "--clip-weight", "1"),
             ),
             strict=True,
         )
@@ -90,7 +89,9 @@ def table(folder: Path, benchmark: str, models: dict[str, list[str]], ways: dict
     """A row a model, a column a source of masks; last the masks with true labels, the most that they allow."""
     lines = ["| mIoU G, % | " + " | ".join(ways) + " |", "|---|" + "---:|" * len(ways)]
     for name, clips in models.items():
-        cells = [cell([evaluate(folder, benchmark, clip, options) for clip in clips]) for options in ways.values()]
+        # Seeds differ by the CLIP alone, which the truth's masks show best and cheapest; elsewhere the first stands.
+        chosen = {way: clips if "--oracle" in options else clips[:1] for way, options in ways.items()}
+        cells = [cell([evaluate(folder, benchmark, clip, ways[way]) for clip in some]) for way, some in chosen.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     oracle = [
         "100.0"
@@ -125,7 +126,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     models, network = models_of(arguments.folder), train_network(arguments.folder)
-    text = [f"{IMAGES} test scenes of 128 px; mean and range over {len(SEEDS)} seeds of finetuning.", ""]
+    text = [
+        f"{IMAGES} test scenes of 128 px. By masks of the truth mean and range over {len(SEEDS)} seeds of finetuning, by "
+        f"proposals the first seed. λ and threshold of MaskFormer are tuned on {TUNE_IMAGES} validation scenes.",
+        "",
+    ]
     for benchmark, title in STYLES.items():
         text += [f"**{title}**", "", *table(arguments.folder, benchmark, models, ways_of(network, benchmark))]
     arguments.output.write_text("\n".join(text))

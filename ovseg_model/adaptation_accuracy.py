@@ -17,7 +17,7 @@ from ovseg_model.labelled_regions import LabelledImage, LabelledSet
 from ovseg_model.mask_adapted_clip import MaskAdaptedClip
 from ovseg_model.region_accuracy import RegionCounts, count_regions
 from ovseg_model.region_augmentation import image_item, region_item
-from ovseg_model.regions import RegionOptions
+from ovseg_model.regions import RegionOptions, square_image
 
 ACCURACIES = ("region_top1", "region_top5", "region_mean_class", "whole_top1", "whole_map")
 """The figures of an `Accuracy` by name."""
@@ -100,9 +100,11 @@ class AccuracyMeter:
                 yield make(image.image_HW3, mask_HW, model.image_size_px, self._fill_rgb, RegionOptions())
 
     def _whole_items(self, model: MaskAdaptedClip, images: Sequence[LabelledImage]) -> Iterator[Item]:
+        """Nothing of a whole image is blank, its padding included, as in training."""
         for image in images:
-            everything = np.ones(image.image_HW3.shape[:2], bool)
-            yield image_item(image.image_HW3, everything, model.image_size_px, self._fill_rgb, RegionOptions())
+            size_px = model.image_size_px
+            pixels = square_image(image.image_HW3, size_px, self._fill_rgb, RegionOptions().antialias)
+            yield pixels, torch.ones(size_px, size_px, dtype=torch.bool)
 
     def _cosines(self, model: MaskAdaptedClip, items: Iterator[Item]) -> np.ndarray:
         """Cosines with every class, float32 (N, K)."""

@@ -42,6 +42,8 @@ def read_checkpoint(folder: Path, made_by: Mapping[str, Any]) -> dict[str, Any] 
 
     Raises UserError for one that is damaged, of another version of this tool, or made by other options.
     """
+    for fragment in folder.glob(f".{CHECKPOINT_FILE}.*"):  # of a process that was killed while it wrote
+        fragment.unlink(missing_ok=True)
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         return None

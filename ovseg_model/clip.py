@@ -8,6 +8,7 @@ T texts, C channels, H and W pixels, L tokens, D dimensions of the shared space.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -563,6 +564,21 @@ def cuttable(model: torch.nn.Module) -> bool:
     return causal and getattr(tower, "cls_emb", None) is None and _pooling(tower)[0] in ("argmax", "eos")
 
 
+def pooled_at_class_token(model: torch.nn.Module) -> bool:
+    """Whether of the last block's output only the class token is read, so that the patches may skip it.
+
+    True for open_clip's own vision transformers with plain blocks that are pooled at the class token; False for towers
+    that pool otherwise, have blocks of their own, or come from timm or transformers.
+    """
+    from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+
+    tower = getattr(model, "visual", None)
+    if type(tower) is not VisionTransformer or type(tower.transformer) is not Transformer or tower.output_tokens:
+        return False
+    plain = all(type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks)
+    return plain and tower.attn_pool is None and tower.pool_type == "tok"
+
+
 def _pooling(tower: torch.nn.Module) -> tuple[str, int]:
     """How a text tower is pooled, and its end token; CLIP holds its text tower's parts itself, under other names."""
     if hasattr(tower, "text_pool_type"):
@@ -603,6 +619,7 @@ class Clip:
         self.embed_dim: int = open_clip.get_model_config(weights.architecture)["embed_dim"]
         self.logit_scale = float(model.logit_scale.exp())
         self.cuts_texts = cuttable(model)
+        self.skips_patches = adapted is None and pooled_at_class_token(model)
         self.takes_masks = adapted is not None and (adapted.depth > 0 or adapted.alpha_conv is not None)
         self.sees_whole_images = adapted is not None and adapted.alpha_conv is not None
         self._adapted = adapted
@@ -613,6 +630,12 @@ class Clip:
         names = ("precision", "image_batch", "text_batch", "cuts_texts")
         numbers = {name: getattr(self, name) for name in names}
         return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
+
+    def with_batches(self, image_batch: int, text_batch: int) -> Clip:
+        """The same model with other rows a forward."""
+        other = copy.copy(self)
+        other.image_batch, other.text_batch = image_batch, text_batch
+        return other
 
     def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
         """Returns unit vectors of images, float32 (B, D).
@@ -633,8 +656,10 @@ class Clip:
 
         if self._adapted is not None:
             return self._adapted(rows, masks)
-        dtype = open_clip.get_input_dtype(self.precision)
-        return self.model.encode_image(rows.to(dtype=dtype), normalize=False)
+        rows = rows.to(dtype=open_clip.get_input_dtype(self.precision))
+        if self.skips_patches:
+            return encode_class_token(self.model.visual, rows)
+        return self.model.encode_image(rows, normalize=False)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns unit vectors of texts, float32 (T, D); T may be 0.
@@ -722,6 +747,26 @@ def encode_cut_texts(tower: torch.nn.Module, tokens_TL: torch.Tensor) -> torch.T
     if projection is None:
         return pooled_TW
     return projection(pooled_TW) if callable(projection) else pooled_TW @ projection
+
+
+def encode_class_token(tower: torch.nn.Module, images_BCHW: torch.Tensor) -> torch.Tensor:
+    """Runs an image tower that is `pooled_at_class_token`, its last block at the class token alone.
+
+    There the patches are read as keys and values only: 7 % less arithmetic in 12 blocks, 14 % in 6. Returns features,
+    not normalised, (B, D).
+    """
+    *blocks, last = tower.transformer.resblocks
+    hidden_BLE = tower._embeds(images_BCHW)
+    batch_first = tower.transformer.batch_first
+    hidden = hidden_BLE if batch_first else hidden_BLE.transpose(0, 1).contiguous()
+    for block in blocks:
+        hidden = block(hidden)
+    normed = last.ln_1(hidden)
+    own = (slice(None), slice(1)) if batch_first else slice(1)
+    token = hidden[own] + last.ls_1(last.attention(normed[own], normed, normed))
+    token = token + last.ls_2(last.mlp(last.ln_2(token)))
+    pooled, _ = tower._pool(token if batch_first else token.transpose(0, 1))
+    return pooled if tower.proj is None else pooled @ tower.proj
 
 
 def _square_side(size: int | Sequence[int], weights: ClipWeights) -> int:

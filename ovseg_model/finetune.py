@@ -15,9 +15,10 @@ from ovseg_model.adaptation_accuracy import ACCURACIES, AccuracyMeter
 from ovseg_model.adapted_weights import adapt_clip, export_open_clip, save_adapted, whole_file
 from ovseg_model.checkpoint import CHECKPOINT_FILE, changed_names, read_checkpoint, write_checkpoint
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
-from ovseg_model.clip import Clip, ClipWeights, load_clip
+from ovseg_model.clip import Clip, ClipWeights, first_line, load_clip
 from ovseg_model.finetune_options import FinetuneOptions
 from ovseg_model.images import FetchOptions
+from ovseg_model.interrupts import Interrupts, watch_interrupts
 from ovseg_model.labelled_regions import LabelledSet
 from ovseg_model.noun_vectors import noun_vectors
 from ovseg_model.optimizers import learning_rate_share
@@ -29,7 +30,7 @@ from ovseg_model.pair_batches import (
     batches_per_epoch,
     pair_batches,
 )
-from ovseg_model.pair_rows import PairSelection
+from ovseg_model.pair_rows import PairSelection, hard_negative_nouns
 from ovseg_model.processes import Processes, open_processes
 from ovseg_model.training_log import TrainingLog
 from ovseg_model.training_state import TrainingState
@@ -68,41 +69,46 @@ class Finetuning:
             rows.update(f"{group.file} {group.group} ".encode() + group.rows_N.tobytes())
         return {**decides, "clip": self.weights.fingerprint(), "pairs": rows.hexdigest()}
 
+    def identity(self) -> dict[str, Any]:
+        """The same and what is measured: a folder's checkpoint, log and result belong to one of them."""
+        return {**self.made_by(), "eval_set": self.labelled.name if self.labelled else ""}
+
 
 def finetune(run: Finetuning, device: str = "auto", say: Callable[[str], None] = print) -> dict[str, Any]:
     """Trains until all stages are done, from the folder's checkpoint if there is one; returns what result.json holds.
 
     The output folder gets adapted.safetensors (`load_adapted` opens it), for a model without prompts and alpha also
-    open_clip/ (plain open_clip and `--clip` open it), training.csv, tensorboard/ and result.json. Ctrl-C writes a
-    checkpoint first.
+    open_clip/ (plain open_clip and `--clip` open it), training.csv, tensorboard/ and result.json. Ctrl-C and SIGTERM
+    end the step, write a checkpoint and raise KeyboardInterrupt; a second one raises it at once.
 
-    Raises UserError for a device or a micro-batch that cannot be, a checkpoint of other options, and a loss that is
-    not a number: the last checkpoint stands.
+    Raises UserError for a device or a micro-batch that cannot be, a checkpoint of other options or of other processes,
+    and a loss or gradient that is not a number: the last checkpoint stands.
     """
     done = _finished(run)
     if done is not None:
         say(f"{run.output}: is trained already; remove {RESULT_FILE} to train again")
         return done
-    with open_processes(device) as processes:
+    with open_processes(device) as processes, watch_interrupts() as interrupts:
         _check_batch(run.options, processes)
         clip = load_clip(run.weights, processes.device)
         state = _open_state(run, clip, processes)
-        saved = read_checkpoint(run.output, run.made_by())
+        saved = read_checkpoint(run.output, run.identity())
         if saved is not None:
             state.restore(saved["training"])
-        trainer = _Trainer(run, clip, state, processes, say)
+        _check_same_step(run, state.at.step, processes)
+        trainer = _Trainer(run, clip, state, processes, say, interrupts)
         if saved is not None:
-            trainer.counts = BatchCounts(**saved["counts"])
+            trainer.saved_counts = BatchCounts(**saved["counts"]) if processes.first else BatchCounts()
             trainer.say(f"going on at step {state.at.step:,}, stage {state.stage}")
         try:
             return trainer.train()
-        except KeyboardInterrupt:
-            trainer.save()
-            raise
         except FloatingPointError as error:
+            kept = (
+                "the last checkpoint stands, but would lead here again" if saved or state.at.step else "nothing is lost"
+            )
             raise UserError(
-                f"{run.output}: {error}; the last checkpoint stands, and the same command goes on from it; lower the "
-                "learning rate, lengthen --warmup, or give --precision fp32"
+                f"{run.output}: {error}; {kept}: train into another --output with a lower learning rate, a longer "
+                "--warmup or --precision fp32"
             ) from error
 
 
@@ -111,9 +117,15 @@ def _finished(run: Finetuning) -> dict[str, Any] | None:
     path = run.output / RESULT_FILE
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())
-    if changed := changed_names(result["made_by"], run.made_by()):
+    try:
+        result = json.loads(path.read_text())
+        changed = changed_names(result["made_by"], run.identity())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({first_line(error)}); remove it to finish again") from error
+    if changed:
         raise UserError(f"{path}: is the result of another {', '.join(changed)}; give another --output")
+    if not (run.output / ADAPTED_FILE).is_file():
+        raise UserError(f"{run.output}: has {RESULT_FILE} but no {ADAPTED_FILE}; remove {RESULT_FILE} to train again")
     return result
 
 
@@ -122,17 +134,29 @@ def _check_batch(options: FinetuneOptions, processes: Processes) -> None:
         raise UserError(f"--batch: wanted a multiple of the {processes.count} processes, got {options.batch}")
 
 
+def _check_same_step(run: Finetuning, step: int, processes: Processes) -> None:
+    """Refuses processes that would go on from different places: each machine reads its own folder."""
+    most, least = processes.maximum(step), -processes.maximum(-step)
+    if most != least:
+        raise UserError(
+            f"{run.output}: one process goes on at step {least:,}, another at {most:,}; --output must be a folder that "
+            "all machines share"
+        )
+
+
 def _open_state(run: Finetuning, clip: Clip, processes: Processes) -> TrainingState:
     """The model as it begins, with the vectors of all nouns that any batch may name."""
     options = run.options
-    nouns = sorted(run.pairs.nouns)
+    nouns = sorted({*run.pairs.nouns, *(hard_negative_nouns(run.pairs) if options.hard_negatives else ())})
     if not processes.first:
         processes.wait()
     vectors_VD = noun_vectors(clip, nouns, options.templates, run.output / NOUNS_FOLDER)
     if processes.first:
         processes.wait()
-    depth = options.depth if options.trains_prompts else 0
-    model = adapt_clip(run.weights, depth, options.mode == "alpha", options.seed)
+    forget_image_tower(clip)
+    model = adapt_clip(run.weights, alpha=options.mode == "alpha", seed=options.seed)
+    if options.trains_prompts:
+        model.require_adaptable(options.depth)  # now, not when their stage begins
     texts = Texts(clip, nouns, vectors_VD, processes.device)
     return TrainingState(options, model, (clip.mean, clip.std), texts, processes)
 
@@ -141,28 +165,40 @@ class _Trainer:
     """Goes through stages and batches; speaks, logs and saves for all processes where it is the first."""
 
     def __init__(
-        self, run: Finetuning, clip: Clip, state: TrainingState, processes: Processes, say: Callable[[str], None]
+        self,
+        run: Finetuning,
+        clip: Clip,
+        state: TrainingState,
+        processes: Processes,
+        say: Callable[[str], None],
+        interrupts: Interrupts,
     ) -> None:
+        self.interrupts = interrupts
         self.run, self.state, self.processes = run, state, processes
         self.say = say if processes.first else lambda text: None
         self.batches = batch_options(run, clip)
         self.per_epoch = batches_per_epoch(run.pairs, self.batches)
-        self.log = TrainingLog(run.output, state.at.step, LOG_COLUMNS) if processes.first else None
+        # At step 0 nothing counts that a run before wrote: its measurement of the beginning is made again.
+        self.log = TrainingLog(run.output, state.at.step or -1, LOG_COLUMNS) if processes.first else None
         self.meter = open_meter(run, clip) if run.labelled and processes.first else None
-        self.counts = BatchCounts()
+        self.saved_counts = BatchCounts()  # of all processes, before a restart
+        self.counts = BatchCounts()  # of this process, since
         self.recent = _Recent()
 
     def train(self) -> dict[str, Any]:
         state = self.state
         if state.at.step == 0:
-            self.measure()
+            self.measure()  # CLIP as it is: prompts come with their stage
+            state.begin_stage()
         while state.stage_number < len(state.stages):
             self.train_stage()
+            # The checkpoint of the next stage comes last: a crash before it trains the end of this one again.
             self.write_stage()
-            state.begin_stage()
+            if state.stage_number < len(state.stages):
+                state.begin_stage()
             self.save()
-        self.processes.wait()
-        return self.finish() if self.processes.first else {}
+        counts = self.all_counts()
+        return self.finish(counts) if self.processes.first else {}
 
     def train_stage(self) -> None:
         """The rest of the stage that training is in."""
@@ -184,7 +220,14 @@ class _Trainer:
             share = learning_rate_share(state.at.step - first_step, steps, self.run.options.warmup)
             loss = state.learn(batch, share)
             self.after_step(batch, loss, bar)
+            self.stop_if_wanted()
         bar.close()
+
+    def stop_if_wanted(self) -> None:
+        """Between two steps all that a checkpoint holds fits together."""
+        if self.interrupts.wanted and not self.stage_is_over():
+            self.save(alone=True)
+            raise KeyboardInterrupt
 
     def bar(self, steps: int, done: int) -> Any:
         from tqdm import tqdm
@@ -202,14 +245,24 @@ class _Trainer:
         epoch_done = state.at.batches == self.per_epoch
         if epoch_done:
             state.at.epoch, state.at.batches = state.at.epoch + 1, 0
-            if self.counts.dropped:
-                self.say(self.counts.text())
+            counts = self.all_counts()
+            if counts.dropped:
+                self.say(counts.text())
         if self.log and (epoch_done or state.at.step % options.log_every == 0):
             self.log.add(state.at.step, {"stage": self.stage_of(batch), "epoch": batch.epoch, **self.facts()})
         if epoch_done:
             self.measure()
-        if epoch_done or state.at.step % options.save_every == 0:
+        if not self.stage_is_over() and (epoch_done or state.at.step % options.save_every == 0):
             self.save()
+
+    def stage_is_over(self) -> bool:
+        """Whether the last step ended a stage, whose checkpoint waits until the next one has begun."""
+        at = self.state.at
+        return at.step > 0 and at.batches == 0 and at.epoch % self.run.options.epochs == 0
+
+    def all_counts(self) -> BatchCounts:
+        """Rows of all processes and restarts; every process must ask."""
+        return self.saved_counts + self.processes.sum_of(self.counts, BatchCounts())
 
     def stage_of(self, batch: PairBatch) -> str:
         return self.state.stages[batch.epoch // self.run.options.epochs]
@@ -230,10 +283,12 @@ class _Trainer:
             )
         self.processes.wait()
 
-    def save(self) -> None:
+    def save(self, alone: bool = False) -> None:
+        """Writes the checkpoint; alone: without asking the other processes, which may be gone."""
+        counts = self.saved_counts + self.counts if alone else self.all_counts()
         if self.processes.first:
-            state = {"training": self.state.state(), "counts": dataclasses.asdict(self.counts)}
-            write_checkpoint(self.run.output, self.run.made_by(), state)
+            state = {"training": self.state.state(), "counts": dataclasses.asdict(counts)}
+            write_checkpoint(self.run.output, self.run.identity(), state)
 
     def write_stage(self) -> None:
         """The model after a stage, where another follows: the paper's FT before its MPT."""
@@ -241,17 +296,23 @@ class _Trainer:
         if self.processes.first and done < len(self.state.stages):
             stage = self.state.stages[done - 1]
             save_adapted(self.state.model, str(self.run.output / f"after-{stage}.safetensors"), self.notes())
+            self.export()
 
-    def finish(self) -> dict[str, Any]:
-        """Writes the model and result.json; the checkpoint goes last, so that a crash here loses nothing."""
-        output, model = self.run.output, self.state.model
-        save_adapted(model, str(output / ADAPTED_FILE), self.notes())
+    def export(self) -> None:
+        """For plain open_clip, as long as the model is nothing but CLIP."""
+        model = self.state.model
         if not model.depth and model.alpha_conv is None:
-            export_open_clip(model, str(output / EXPORT_FOLDER))
+            export_open_clip(model, str(self.run.output / EXPORT_FOLDER))
+
+    def finish(self, counts: BatchCounts) -> dict[str, Any]:
+        """Writes the model and result.json; the checkpoint goes last, so that a crash here loses nothing."""
+        output = self.run.output
+        save_adapted(self.state.model, str(output / ADAPTED_FILE), self.notes())
+        self.export()
         result = {
-            "made_by": self.run.made_by(),
+            "made_by": self.run.identity(),
             "accuracy": self.log.measured(ACCURACIES),
-            "rows": dataclasses.asdict(self.counts),
+            "rows": dataclasses.asdict(counts),
         }
         with whole_file(str(output / RESULT_FILE)) as part:
             Path(part).write_text(json.dumps(result, indent=1) + "\n")
@@ -262,6 +323,11 @@ class _Trainer:
     def notes(self) -> dict[str, Any]:
         """What a file of weights remembers of its making."""
         return {"made_by": self.run.made_by(), "pairs": len(self.run.pairs), "nouns": len(self.run.pairs.nouns)}
+
+
+def forget_image_tower(clip: Clip) -> None:
+    """Frees the image tower of the CLIP that embeds texts: the one that trains is another."""
+    clip.model.visual = None
 
 
 class _Recent:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -109,15 +109,39 @@ def _scene_folder(folder: Path, limit: int) -> LabelledSet:
 
     if not (folder / CLASSES_FILE).is_file():
         raise UserError(f"labelled set {folder}: wanted {FORMS}")
-    classes = tuple(each["name"] for each in json.loads((folder / CLASSES_FILE).read_text()))
-    names = sorted(path.name for path in (folder / IMAGES).iterdir())[:limit]
+    classes = _class_names(folder / CLASSES_FILE)
+    names = sorted(path.name for path in (folder / IMAGES).glob("*.png"))[:limit]
+    _require_maps(folder, names)
+
+    def read(kind: str, name: str) -> np.ndarray:
+        try:
+            with Image.open(folder / kind / name) as picture:
+                return np.asarray(picture)
+        except OSError as error:
+            raise UserError(f"{folder / kind / name}: cannot be read ({error}); draw the scenes again") from error
 
     def images() -> Iterator[LabelledImage]:
         for name in names:
-            maps = [np.asarray(Image.open(folder / kind / name)) for kind in (IMAGES, LABELS, INSTANCES)]
-            yield labelled_image(*maps)
+            yield labelled_image(*(read(kind, name) for kind in (IMAGES, LABELS, INSTANCES)))
 
     return LabelledSet(str(folder), classes, images)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(each["name"] for each in json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); draw the scenes again") from error
+
+
+def _require_maps(folder: Path, names: Sequence[str]) -> None:
+    """Refuses a folder without images, and one that lacks a map, before anything is measured on it."""
+    if not names:
+        raise UserError(f"labelled set {folder}: there is no image in {folder / IMAGES}; draw the scenes again")
+    for kind in (LABELS, INSTANCES):
+        missing = next((name for name in names if not (folder / kind / name).is_file()), None)
+        if missing:
+            raise UserError(f"labelled set {folder}: {folder / kind / missing} is missing; draw the scenes again")
 
 
 def label_map_regions(benchmark: LabelMapBenchmark, root: Path, limit: int) -> LabelledSet:

@@ -61,7 +61,7 @@ class MaskAdaptedClip(torch.nn.Module):
         super().__init__()
         self.clip = clip
         self.origin = origin
-        self._check_adaptable(depth, alpha)
+        self.require_adaptable(depth, alpha)
         self.register_parameter("prompts", self._fresh_prompts(depth, seed) if depth else None)
         self.alpha_conv = self._fresh_alpha_conv() if alpha else None
 
@@ -166,6 +166,11 @@ class MaskAdaptedClip(torch.nn.Module):
 
     # What may change.
 
+    def add_prompts(self, depth: int, seed: int = 0) -> None:
+        """Gives a model without prompts fresh ones, as the constructor does. Raises UserError likewise."""
+        self.require_adaptable(depth, alpha=self.alpha_conv is not None)
+        self.prompts = self._fresh_prompts(depth, seed)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether the image tower keeps no activations and computes them again in the backward pass."""
         self.visual.set_grad_checkpointing(enable)
@@ -197,7 +202,8 @@ class MaskAdaptedClip(torch.nn.Module):
         """The model's name in sentences."""
         return self.origin.name if self.origin else type(self.clip).__name__
 
-    def _check_adaptable(self, depth: int, alpha: bool) -> None:
+    def require_adaptable(self, depth: int, alpha: bool = False) -> None:
+        """Refuses prompts of a depth, or an alpha channel, that this model cannot have. Raises UserError."""
         if depth < 0:
             raise UserError(f"prompt depth of {self.name}: wanted 0 (no prompts) or more, got {depth}")
         if depth and alpha:

@@ -63,8 +63,8 @@ def batches_per_epoch(selection: PairSelection, options: BatchOptions) -> int:
     count = batch_count(len(selection), options.batch_size, options.drop_last)
     if not count:
         raise UserError(
-            f"--batch-size {options.batch_size}: only {len(selection)} rows of {selection.url} are chosen; wanted at "
-            "least one batch: a smaller batch, a wider filter, or drop_last off"
+            f"--batch {options.batch_size}: only {len(selection)} rows of {selection.url} are chosen; wanted at "
+            "least one batch; take a smaller batch or a wider filter"
         )
     return count
 
@@ -101,7 +101,7 @@ def pair_batches(
     if not 0 <= rank < ranks:
         raise UserError(f"rank: wanted one from 0 to {ranks - 1}, got {rank}")
     if options.batch_size % ranks:
-        raise UserError(f"--batch-size {options.batch_size}: wanted a multiple of the {ranks} ranks that share it")
+        raise UserError(f"--batch {options.batch_size}: wanted a multiple of the {ranks} ranks that share it")
     if not 0 <= start.batches_done <= count or start.epoch < 0:
         raise UserError(f"start: an epoch has {count} batches, got {start}; the filter or the options are others")
     first, last = start.epoch, start.epoch + epochs

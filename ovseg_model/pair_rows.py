@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ovseg_model.pair_files import find_pair_files, open_pair_file
@@ -221,3 +222,21 @@ def _nothing_chosen(url: str, files: Sequence[str], read: int, row_filter: RowFi
                 kept.update({each.text: rows.filter(each.expression).num_rows for each in row_filter.conditions})
     alone = ", ".join(f"{text} keeps {count:,}" for text, count in kept.items())
     return f"--where {row_filter.text!r}: none of the {read:,} rows of {url} is kept; alone, {alone}; ask for less"
+
+
+def hard_negative_nouns(pairs: PairSelection) -> set[str]:
+    """Returns every noun of the column hard_negatives in the selection's files.
+
+    Raises UserError where no row has any: training with them would be training without.
+    """
+    found: set[str] = set()
+    for name in pairs.files:
+        with open_pair_file(name) as file:
+            for batch in file.iter_batches(ROWS_PER_READ, columns=["hard_negatives"]):
+                found.update(noun for noun in pc.list_flatten(batch.column(0)).unique().to_pylist() if noun)
+    if not found:
+        raise UserError(
+            f"--hard-negatives: no row of {pairs.url} has any (the column hard_negatives is null); leave the option "
+            "away, or mine them first"
+        )
+    return found

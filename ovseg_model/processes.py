@@ -6,13 +6,19 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from ovseg_model.clip import resolve_device
 from schemas.errors import UserError
+
+Summed = TypeVar("Summed")
+
+LONGEST_WAIT = timedelta(hours=6)
+"""For a process that measures, embeds or writes while the others wait; NCCL's own limit is ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,14 @@ class Processes:
         dist.all_reduce(tensor)
         return tensor.item()
 
+    def sum_of(self, value: Summed, zero: Summed) -> Summed:
+        """The sum of a small picklable value of all processes, in the order of their ranks."""
+        if self.count == 1:
+            return value
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return sum(values, zero)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.count > 1:
@@ -85,7 +99,7 @@ def open_processes(device: str) -> Iterator[Processes]:
             raise UserError(f"--device {device}: torchrun gives each process a GPU of its own; give --device cuda")
         resolved = resolve_device(f"cuda:{local}")
         torch.cuda.set_device(resolved)
-    dist.init_process_group("nccl" if resolved.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if resolved.startswith("cuda") else "gloo", timeout=LONGEST_WAIT)
     try:
         yield Processes(dist.get_rank(), count, resolved)
     finally:

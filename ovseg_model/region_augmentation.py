@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 CROP_ATTEMPTS = 10
-"""As torchvision: after these the largest centred crop of the nearest allowed aspect ratio is taken."""
+"""As torchvision: after these the largest centred crop of the allowed aspect ratio nearest to 1 is taken."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Augmentation:
     """Least and greatest share of the region's area that the crop has."""
 
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and greatest width over height of the crop, in pixels of the image; torchvision's default."""
+    """Least and greatest width over height of the crop, in the square that the model sees; torchvision's default."""
 
     def __post_init__(self) -> None:
         """Refuses shares and ratios that no crop has. Raises UserError."""
@@ -60,19 +60,21 @@ def seeded_randoms(seed: int, epoch: int, pair_id: str) -> random.Random:
 def draw_crop_xywh(
     height: int, width: int, augmentation: Augmentation, randoms: random.Random
 ) -> tuple[int, int, int, int]:
-    """Returns a crop of a frame of height x width pixels: x, y, width, height; torchvision's RandomResizedCrop.
+    """Returns a crop of a frame of height x width pixels: x, y, width, height.
 
-    The ratio is the crop's own: of a frame that is longer than the widest ratio the fallback takes the centre part.
+    torchvision's RandomResizedCrop, drawn in the square that the frame is stretched to: OVSeg's trainer cropped regions
+    that were squares already. In the frame itself a region longer than 4 : 3 would lose the same ends every time.
     """
     log_least, log_greatest = (math.log(bound) for bound in augmentation.ratio)
     for _ in range(CROP_ATTEMPTS):
-        area = height * width * randoms.uniform(*augmentation.scale)
+        area = randoms.uniform(*augmentation.scale)
         ratio = math.exp(randoms.uniform(log_least, log_greatest))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= 1 and h <= 1:
+            w, h = max(1, round(w * width)), max(1, round(h * height))
             return randoms.randint(0, width - w), randoms.randint(0, height - h), w, h
     least, greatest = augmentation.ratio
-    w, h = min(width, round(height * greatest)), min(height, round(width / least))
+    w, h = max(1, round(min(1.0, greatest) * width)), max(1, round(min(1.0, 1 / least) * height))
     return (width - w) // 2, (height - h) // 2, w, h
 
 

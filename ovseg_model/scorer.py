@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,10 +73,25 @@ class ClipScorer:
 
         set_torch_threads(spec)
         clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
-        self._nouns = ClassEmbeddings(clip, prompt_templates(spec.templates))
-        self._regions = RegionEncoder(clip, RegionOptions(spec.expand_ratio, spec.antialias))
+        self._templates = prompt_templates(spec.templates)
+        self._options = RegionOptions(spec.expand_ratio, spec.antialias)
+        self._nouns = ClassEmbeddings(clip, self._templates)
+        self._regions = RegionEncoder(clip, self._options)
         self.name = spec.weights.name
         self.meaningless = spec.weights.meaningless
+
+    def halved(self) -> ClipScorer | None:
+        """The same model with half as many rows a forward, for where memory ran out; None at one row."""
+        from ovseg_model.class_embeddings import ClassEmbeddings
+        from ovseg_model.region_encoder import RegionEncoder
+
+        clip = self._regions.clip
+        if max(clip.image_batch, clip.text_batch) == 1:
+            return None
+        half, other = clip.with_batches(max(1, clip.image_batch // 2), max(1, clip.text_batch // 2)), copy.copy(self)
+        other._nouns = ClassEmbeddings(half, self._templates)
+        other._regions = RegionEncoder(half, self._options)
+        return other
 
     def embed_nouns(self, nouns: Sequence[str]) -> np.ndarray:
         """Unit vectors of the prompted nouns, float32 (N, D)."""

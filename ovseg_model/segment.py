@@ -32,8 +32,8 @@ from schemas.errors import UserError
 LOGIT_SCALE = 100.0
 """OVSeg's fixed temperature, whatever the model's own has become (section 5.1 of its method)."""
 
-CLASSES_AT_ONCE = 32
-"""Classes whose scores are enlarged together: 847 classes of a 2560 x 1920 image would be 17 GB."""
+SUMS_AT_ONCE = 2**24
+"""Numbers of a label map's sums held at once, 64 MB: 847 classes of a 2560 x 1920 image would be 17 GB."""
 
 
 def _option(default: Any, help_: str) -> Any:
@@ -94,7 +94,7 @@ class Segmenter:
 
     network: ProposalNetwork
     regions: RegionEncoder
-    """Of the CLIP whose text tower embeds the class names."""
+    """Of the CLIP whose text tower embeds the class names, on the device where label maps are made."""
 
     options: SegmentOptions
 
@@ -104,7 +104,11 @@ class Segmenter:
             if isinstance(scored, ProposalError):
                 yield scored
             else:
-                yield Segmentation(label_map(scored, image.pixels_HW3.shape[:2], self.options), scored)
+                yield Segmentation(self.label_map(scored, image.pixels_HW3.shape[:2]), scored)
+
+    def label_map(self, scored: ScoredProposals, size_HW: Sequence[int]) -> np.ndarray:
+        """As the function of this name, on CLIP's device."""
+        return label_map(scored, size_HW, self.options, self.regions.clip.device)
 
     def score(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[ScoredProposals | ProposalError]:
         """Yields the scored proposals of each image, in order; the regions of a batch share CLIP's forwards."""
@@ -226,27 +230,51 @@ def fuse(p_NK: np.ndarray | None, q_NK: np.ndarray, valid_N: np.ndarray, clip_we
     return (p_NK ** (1 - clip_weight) * q_NK**clip_weight).astype(np.float32)
 
 
-def label_map(scored: ScoredProposals, size_HW: Sequence[int], options: SegmentOptions) -> np.ndarray:
+def label_map(
+    scored: ScoredProposals, size_HW: Sequence[int], options: SegmentOptions, device: str = "cpu"
+) -> np.ndarray:
     """Returns the class of each pixel, uint16 (H, W): argmax_k Σ_n s[n,k] M[n], UNLABELLED where all are 0.
 
-    The sums are enlarged bilinearly to the image before the argmax, as in detectron2's sem_seg_postprocess, a few
-    classes at a time; the lower class wins a tie.
+    The sums are enlarged bilinearly to the image before the argmax, as in detectron2's sem_seg_postprocess; the lower
+    class wins a tie. device: where they are computed, a part at a time: neither 847 classes nor twelve megapixels may
+    fill the memory.
     """
     scores_NK = best_proposals(scored) if options.best_proposal_only else scored.scores_NK
-    height, width = scored.masks_Nhw.shape[1:]
-    masks_NP = torch.from_numpy(scored.masks_Nhw.reshape(len(scores_NK), height * width)).float()
-    scores_KN = torch.from_numpy(np.ascontiguousarray(scores_NK.T))
-    best_HW = torch.zeros(tuple(size_HW))
-    labels_HW = torch.full(tuple(size_HW), UNLABELLED, dtype=torch.int32)
-    for first in range(0, len(scores_KN), CLASSES_AT_ONCE):
-        sums_Chw = (scores_KN[first : first + CLASSES_AT_ONCE] @ masks_NP).reshape(-1, height, width)
-        if (height, width) != tuple(size_HW):
-            sums_Chw = interpolate(sums_Chw[None], tuple(size_HW), mode="bilinear", align_corners=False)[0]
-        top_HW, class_HW = sums_Chw.max(dim=0)
-        better = top_HW > best_HW
-        best_HW = torch.where(better, top_HW, best_HW)
-        labels_HW[better] = (class_HW[better] + first).int()
-    return labels_HW.numpy().astype(np.uint16)
+    scores_KN = torch.from_numpy(np.ascontiguousarray(scores_NK.T)).to(device)
+    if scored.masks_Nhw.shape[1:] == tuple(size_HW):
+        return _labels_in_frame(scores_KN, scored.masks_Nhw)
+    return _labels_enlarged(scores_KN, scored.masks_Nhw, tuple(size_HW))
+
+
+def _labels_in_frame(scores_KN: torch.Tensor, masks_Nhw: np.ndarray) -> np.ndarray:
+    """The label map of masks in the image's own frame, a few pixels at a time."""
+    classes, (count, height, width) = len(scores_KN), masks_Nhw.shape
+    masks_NP = masks_Nhw.reshape(count, height * width)
+    labels_P = np.empty(height * width, np.uint16)
+    step = max(1, SUMS_AT_ONCE // max(classes, count))
+    for start in range(0, height * width, step):
+        part = slice(start, start + step)
+        sums_KP = scores_KN @ torch.from_numpy(masks_NP[:, part]).to(scores_KN.device).float()
+        top_P, class_P = sums_KP.max(dim=0)
+        labels_P[part] = torch.where(top_P > 0, class_P, UNLABELLED).cpu().numpy()
+    return labels_P.reshape(height, width)
+
+
+def _labels_enlarged(scores_KN: torch.Tensor, masks_Nhw: np.ndarray, size_HW: tuple[int, ...]) -> np.ndarray:
+    """The label map of masks in another frame, a few classes at a time: each is enlarged by itself."""
+    device, (_, height, width) = scores_KN.device, masks_Nhw.shape
+    masks_NP = torch.from_numpy(masks_Nhw).to(device).float().flatten(1)
+    best_HW = torch.zeros(size_HW, device=device)
+    labels_HW = torch.full(size_HW, UNLABELLED, dtype=torch.int32, device=device)
+    step = max(1, SUMS_AT_ONCE // (size_HW[0] * size_HW[1]))
+    for first in range(0, len(scores_KN), step):
+        sums_Chw = (scores_KN[first : first + step] @ masks_NP).reshape(-1, height, width)
+        sums_CHW = interpolate(sums_Chw[None], size_HW, mode="bilinear", align_corners=False)[0]
+        top_HW, class_HW = sums_CHW.max(dim=0)
+        better_HW = top_HW > best_HW
+        best_HW = torch.where(better_HW, top_HW, best_HW)
+        labels_HW = torch.where(better_HW, class_HW.int() + first, labels_HW)
+    return labels_HW.cpu().numpy().astype(np.uint16)
 
 
 def best_proposals(scored: ScoredProposals) -> np.ndarray:
@@ -294,11 +322,21 @@ def panoptic_segments(scored: ScoredProposals, options: SegmentOptions, least_sc
     found = sorted(instances(scored, options, least_score), key=lambda each: each.proposal)
     if not found:
         return []
-    weight_Nhw = np.stack([each.score * scored.masks_Nhw[each.proposal] for each in found])
-    owner_hw = weight_Nhw.argmax(axis=0)
+    owner_hw = _owners(scored.masks_Nhw[[each.proposal for each in found]], [each.score for each in found])
     segments = []
     for number, each in enumerate(found):
         mask_hw = (owner_hw == number) & each.mask_hw
         if mask_hw.any() and mask_hw.sum() >= LEAST_OVERLAP * each.mask_hw.sum():
             segments.append(Segment(each.proposal, each.class_number, each.score, mask_hw))
     return segments
+
+
+def _owners(masks_Nhw: np.ndarray, scores: Sequence[float]) -> np.ndarray:
+    """The proposal of greatest score times mask at each pixel, int64 (h, w), a few rows at a time; the first wins."""
+    count, height, width = masks_Nhw.shape
+    scores_N11 = np.asarray(scores, np.float32)[:, None, None]
+    owner_hw = np.empty((height, width), np.int64)
+    step = max(1, SUMS_AT_ONCE // (count * width))
+    for top in range(0, height, step):
+        owner_hw[top : top + step] = (scores_N11 * masks_Nhw[:, top : top + step]).argmax(axis=0)
+    return owner_hw

@@ -59,7 +59,10 @@ class TrainingState:
         texts: Texts,
         processes: Processes,
     ) -> None:
-        """mean_std: of the model's input, RGB in 0..1."""
+        """Call `begin_stage` or `restore` next. model: CLIP as it is; it gets prompts when a stage trains them.
+
+        mean_std: of the model's input, RGB in 0..1.
+        """
         self.options, self.model, self.texts, self.processes = options, model.to(processes.device), texts, processes
         self.stages = STAGES[options.mode]
         self.at = Progress()
@@ -69,7 +72,6 @@ class TrainingState:
             self._precision = "bf16" if processes.kind == "cuda" else "fp32"
         self._scaler = torch.amp.GradScaler(processes.kind, enabled=self._precision == "fp16")
         self.model.set_grad_checkpointing(options.grad_checkpointing)
-        self.begin_stage()
 
     @property
     def stage_number(self) -> int:
@@ -82,8 +84,13 @@ class TrainingState:
         return self.stages[min(self.stage_number, len(self.stages) - 1)]
 
     def begin_stage(self) -> None:
-        """Decides what trains and starts an optimiser for it."""
+        """Decides what trains and starts an optimiser for it.
+
+        Prompts come with the first stage that trains them: finetuning before it must not see blank patches as noise.
+        """
         options = self.options
+        if self.stage in ("prompt", "joint") and self.model.prompts is None:
+            self.model.add_prompts(options.depth, options.seed)
         train_scale = self.stage != "prompt" or options.train_logit_scale
         self.trained = set_trainable(self.model, self.stage, train_scale)
         self.optimizer = adamw(self._groups(), self.processes.device)
@@ -101,22 +108,32 @@ class TrainingState:
     def learn(self, batch: PairBatch, share: float) -> float:
         """Takes one step on this process's part of a global batch; returns the whole batch's loss, in nats.
 
-        share: of the peak learning rates. Raises FloatingPointError, before any weight changes, for a loss that is
-        not a finite number.
+        share: of the peak learning rates. Raises FloatingPointError, before any weight changes, for a loss or a
+        gradient that is not finite; fp16 skips such a step and lowers its scale instead.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
         loss = self._backward(batch)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {self.at.step} is {loss}")
+        self._require_finite(loss)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            self.model.clip.logit_scale.clamp_(0, MOST_LOGIT_SCALE)
+        if self.model.clip.logit_scale.requires_grad:
+            with torch.no_grad():
+                self.model.clip.logit_scale.clamp_(0, MOST_LOGIT_SCALE)
         self.at.step += 1
         self.at.batches += 1
         return loss
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of step {self.at.step} is {loss}")
+        if self._precision == "fp16":
+            return
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {self.at.step} has the norm {norm}")
 
     def _backward(self, batch: PairBatch) -> float:
         """Adds the gradients of the whole batch's loss; returns the loss."""
@@ -180,10 +197,10 @@ class TrainingState:
     # Checkpoints.
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on; of the model only what some stage trains."""
         return {
             "progress": dataclasses.asdict(self.at),
-            "model": self.model.state_dict(),
+            "model": {name: value for name, value in self.model.state_dict().items() if self._changes(name)},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": torch.get_rng_state(),
@@ -193,7 +210,14 @@ class TrainingState:
         """Goes back to a state of `state()`."""
         self.at = Progress(**state["progress"])
         self.begin_stage()
-        self.model.load_state_dict(state["model"])
+        found = self.model.load_state_dict(state["model"], strict=False)
+        assert not found.unexpected_keys and not any(map(self._changes, found.missing_keys))
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
+
+    def _changes(self, name: str) -> bool:
+        """Whether any stage trains this tensor, or keeps running statistics in it."""
+        if name.startswith(("prompts", "alpha_conv.", "clip.logit_scale")):
+            return True
+        return name.startswith("clip.visual.") and self.options.mode != "prompt"

@@ -72,7 +72,7 @@ def _count_batch(
             at = dataclasses.replace(segmenter.options, mask_threshold=threshold, clip_weight=weight)
             truths = [maps[number] for number in there]
             pairs = (
-                (label_map(fuse_scores(part, at), truth_HW.shape, at), truth_HW)
+                (label_map(fuse_scores(part, at), truth_HW.shape, at, segmenter.regions.clip.device), truth_HW)
                 for part, truth_HW in zip(parts, truths, strict=True)
             )
             yield (threshold, weight), count_images(pairs, classes.count)

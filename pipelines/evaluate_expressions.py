@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,16 +14,20 @@ import numpy as np
 
 from ovseg_model import rle
 from ovseg_model.datasets.dataset_files import read_image
-from ovseg_model.datasets.referring import PROTOCOL, ReferringBenchmark, ReferringSample, open_referring_benchmark
-from ovseg_model.mask_metrics import MaskCounts, count_mask
+from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
+from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
 from ovseg_model.proposals import ImageInput, ProposalError
-from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
+from pipelines.evaluation import DROPS_FILE, RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
 from pipelines.open_segmenter import ModelOptions, Models, open_models
+from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.proposals.soft import SoftProposals
+
+Answer = dict[str, Any]
+"""What is stored of an expression: mask, COCO RLE or None where no proposal answers; failed, why there are none."""
 
 OTHERS = "others"
 """The text that an expression is weighed against where the answer is a union, as in OVSeg's demo of one class."""
@@ -49,12 +55,13 @@ def evaluate_expressions(
     Raises:
         UserError: an option, a file of the benchmark or a weight is not as wanted.
     """
+    refuse_label_map_options(options)
     name, _, split = options.benchmark.partition(":")
     benchmark = open_referring_benchmark(name)
     split = split or benchmark.default_split
-    samples = benchmark.find_samples(required_root(options), split)
+    samples = benchmark.find_samples(required_root(options), split)[: options.limit or None]
     warning = benchmark.count_warning(split, samples)
-    samples = in_order_of_images(samples[: options.limit or None])
+    samples = in_order_of_images(samples)
     models = open_models(model_options, folder.path(".work"))
     answering = Answering(options.answer, options.union_threshold, mask_threshold)
     made_by = {
@@ -62,6 +69,7 @@ def evaluate_expressions(
         "benchmark": benchmark.name,
         "split": split,
         "limit": options.limit,
+        "samples": sha256_of(samples),
         "answer": options.answer,
         "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
@@ -72,13 +80,34 @@ def evaluate_expressions(
     evaluation.begin()
     answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
     counts = {group: MaskCounts() for group in ("", *benchmark.groups)}
-    for sample, predicted in answers:
-        one = score_answer(sample, predicted)
+    drops = []
+    for sample, answered in answers:
+        one = score_answer(sample, answered["mask"])
         for group in {"", sample.group}:
             counts[group] += one
-    result = {"numbers": {group or "all": numbers(each) for group, each in counts.items()}, "made_by": made_by}
+        if answered["failed"]:
+            drops.append({"sample": sample.name, **answered["failed"]})
+    result = {
+        "numbers": {group or "all": numbers(each) for group, each in counts.items()},
+        "failed": len(drops),
+        "made_by": made_by,
+    }
+    folder.write_json(DROPS_FILE, drops)
     folder.write_json(RESULT_FILE, result)
-    return text_of(benchmark, counts, made_by, warning, folder)
+    return text_of(benchmark, result, warning, folder)
+
+
+def refuse_label_map_options(options: EvaluateOptions) -> None:
+    """Refuses what only label maps have; raises UserError."""
+    for name in ("oracle", "tune_on"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: is for benchmarks with label maps; leave it away")
+
+
+def sha256_of(samples: Sequence[ReferringSample]) -> str:
+    """What the stored answers are to, in order: predictions of other expressions must not be taken for theirs."""
+    asked = [(sample.name, sample.text, Path(sample.image).name) for sample in samples]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def required_root(options: EvaluateOptions) -> Path:
@@ -103,40 +132,46 @@ def in_order_of_images(samples: Sequence[ReferringSample]) -> list[ReferringSamp
     return sorted(samples, key=lambda sample: first[sample.image])
 
 
-def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[dict[str, Any] | None]:
-    """The mask that answers each expression, COCO RLE; None where no proposal does. Proposals once an image."""
-    answers: list[dict[str, Any] | None] = []
+def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
+    """The answer to each expression. Masks are proposed once an image."""
+    answers: list[Answer] = []
     for image, group in groupby(samples, key=lambda sample: sample.image):
         answers += answer_image(image, list(group), models, answering)
     return answers
 
 
-def answer_image(
-    image: str, samples: Sequence[ReferringSample], models: Models, answering: Answering
-) -> list[dict[str, Any] | None]:
+def answer_image(image: str, samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
     """The answers to the expressions of one image.
 
     Raises:
         UserError: the image has another size than its masks.
     """
-    from ovseg_model.oracles import nearest
-    from ovseg_model.segment import hard_masks, resize_image
-
     pixels_HW3 = read_image(image)
     check_size(image, pixels_HW3, samples)
     texts_TD = models.embeddings.embed([sample.text for sample in samples])
-    proposals = propose(image, pixels_HW3, texts_TD, models)
-    if proposals is None:
-        return [None] * len(samples)
-    masks_Nhw = hard_masks(proposals.masks_Nhw, answering.mask_threshold)
+    (found,) = models.network.propose_soft([ImageInput(Path(image).stem, image, pixels_HW3)], texts_TD)
+    if isinstance(found, ProposalError):
+        failed = {"reason": found.reason, "detail": found.detail}
+        return [{"mask": None, "failed": failed} for _ in samples]
+    masks = answer_texts(pixels_HW3, found, texts_TD, models, answering)
+    return [{"mask": mask, "failed": None} for mask in masks]
+
+
+def answer_texts(
+    pixels_HW3: np.ndarray, found: SoftProposals, texts_TD: np.ndarray, models: Models, answering: Answering
+) -> list[rle.Rle | None]:
+    """The mask that answers each text, in the image's frame; None where no proposal does."""
+    from ovseg_model.oracles import nearest
+    from ovseg_model.segment import hard_masks, resize_image
+
+    masks_Nhw = hard_masks(found.masks_Nhw, answering.mask_threshold)
     masks_Nhw = masks_Nhw[masks_Nhw.any(axis=(1, 2))]
     (vectors_ND,) = models.regions.embed([(resize_image(pixels_HW3, masks_Nhw.shape[1:]), [masks_Nhw])])
     chosen_TN = choose(vectors_ND, texts_TD, models.embeddings.embed([OTHERS])[0], answering)
-    answers: list[dict[str, Any] | None] = [None] * len(samples)
-    for number, chosen_N in enumerate(chosen_TN):
-        if chosen_N.any():
-            union_hw = masks_Nhw[chosen_N].any(axis=0)
-            answers[number] = rle.encode_masks(nearest(union_hw, pixels_HW3.shape[:2])[None])[0]
+    answers: list[rle.Rle | None] = [None] * len(texts_TD)
+    for number in np.flatnonzero(chosen_TN.any(axis=1)):
+        union_hw = masks_Nhw[chosen_TN[number]].any(axis=0)
+        answers[number] = rle.encode_masks(nearest(union_hw, pixels_HW3.shape[:2])[None])[0]
     return answers
 
 
@@ -150,12 +185,6 @@ def check_size(image: str, pixels_HW3: np.ndarray, samples: Sequence[ReferringSa
             )
 
 
-def propose(image: str, pixels_HW3: np.ndarray, texts_TD: np.ndarray, models: Models) -> SoftProposals | None:
-    """The proposals of one image, None where there are none."""
-    (found,) = models.network.propose_soft([ImageInput(Path(image).stem, image, pixels_HW3)], texts_TD)
-    return None if isinstance(found, ProposalError) or not len(found.masks_Nhw) else found
-
-
 def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, answering: Answering) -> np.ndarray:
     """Which proposals answer each text, bool (T, N): the best, or all that are likelier than "others" by a threshold.
 
@@ -166,7 +195,8 @@ def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, a
     cosine_TN = texts_TD @ vectors_ND.T
     if answering.answer == "union":
         margin_TN = LOGIT_SCALE * (cosine_TN - vectors_ND @ others_D)
-        return 1 / (1 + np.exp(-margin_TN)) > answering.union_threshold
+        probability_TN = (1 + np.tanh(margin_TN / 2)) / 2  # the softmax over two, without an exp that overflows
+        return probability_TN > answering.union_threshold
     chosen_TN = np.zeros(cosine_TN.shape, bool)
     if cosine_TN.shape[1]:
         chosen_TN[np.arange(len(chosen_TN)), cosine_TN.argmax(axis=1)] = True
@@ -182,38 +212,30 @@ def score_answer(sample: ReferringSample, predicted: dict[str, Any] | None) -> M
 
 def numbers(counts: MaskCounts) -> dict[str, float | int | None]:
     """Shares of 1; null of no sample."""
-    if not counts.samples:
-        return {"samples": 0, "ciou": None, "giou": None, "p_at_05": None}
-    return {
-        "samples": counts.samples,
-        "ciou": counts.ciou,
-        "giou": counts.giou,
-        "p_at_05": counts.precision_at(0.5),
-    }
+    precisions = {f"p_at_{round(10 * each):02}": counts.precision_at(each) for each in THRESHOLDS}
+    shares = {"ciou": counts.ciou, "giou": counts.giou, **precisions}
+    return {"samples": counts.samples, **{name: each if counts.samples else None for name, each in shares.items()}}
 
 
-def text_of(
-    benchmark: ReferringBenchmark,
-    counts: dict[str, MaskCounts],
-    made_by: dict[str, Any],
-    warning: str,
-    folder: RunFolder,
-) -> str:
+def text_of(benchmark: ReferringBenchmark, result: dict[str, Any], warning: str, folder: RunFolder) -> str:
     """The result for the screen, in percent."""
-    models = made_by["models"]
+    made_by, failed = result["made_by"], result["failed"]
+    clip = made_by["models"]["clip"]
     lines = [warning] if warning else []
     lines += [
-        f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {models['clip']['name']} alone",
-        PROTOCOL,
-        *([benchmark.notes] if benchmark.notes != PROTOCOL else []),
+        f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {clip['name']} alone",
+        benchmark.notes,
         *(["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []),
+        *(ONLY_SCENES if knows_only_scenes([clip]) else []),
+        *([f"proposals failed of {failed:,} expressions, which count as unanswered: {DROPS_FILE}"] if failed else []),
         "",
         f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}",
     ]
-    for group, each in counts.items():
-        values = numbers(each)
-        shares = "".join(
-            f"{'-' if values[k] is None else f'{100 * values[k]:.2f}':>8}" for k in ("ciou", "giou", "p_at_05")
-        )
-        lines.append(f"{group or 'all':<12}{each.samples:>12,}{shares}")
+    for group, values in result["numbers"].items():
+        shares = "".join(f"{_percent(values[name]):>8}" for name in ("ciou", "giou", "p_at_05"))
+        lines.append(f"{group:<12}{values['samples']:>12,}{shares}")
     return "\n".join([*lines, f"result: {folder.path()}"])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"

@@ -30,15 +30,15 @@ def extract_nouns(captions: pa.Table, rule: NounRule) -> StepOutput:
         key = {"image_id": record["image_id"], "caption_index": record["caption_index"]}
         rows += [{**key, **noun._asdict()} for noun in nouns]
         if not nouns:
-            drops.append(caption_drop(record))
+            drops.append(caption_drop(record, "no_nouns", record["caption"]))
     table = conform_rows(rows, NOUNS)
     return StepOutput(table, drops, len(records), count_distinct_rows(table, ("image_id", "caption_index")))
 
 
-def caption_drop(record: dict[str, Any]) -> dict[str, Any]:
-    """The drop of a caption in which no noun was found."""
+def caption_drop(record: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
+    """The drop of a caption."""
     key = f"{record['image_id']}#{record['caption_index']}"
-    return drop(STAGE, key, record["image_id"], "no_nouns", record["caption"])
+    return drop(STAGE, key, record["image_id"], reason, detail)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class ExtractNouns:
                 f"{self.rule_fingerprint}, got {fingerprint}); give all machines the same data"
             )
         return extract_nouns(parts["captions"], rule)
+
+    def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
+        """A drop for each caption of the parts."""
+        return [caption_drop(record, reason, detail) for record in parts["captions"].to_pylist()]
 
 
 def plan_extract_nouns(run: RunFolder, rule: str) -> ExtractNouns:

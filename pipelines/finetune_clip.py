@@ -124,8 +124,9 @@ def accuracy_table(result: dict[str, Any], output: str) -> str:
     """Accuracy before and after, and where the model is."""
     lines = [f"result: {output}"]
     rows = result["accuracy"]
-    if rows:
+    if len(rows) > 1:
         before, after = rows[0], rows[-1]
         names = [name for name in before if name != "step"]
         lines = [f"{name:<20}{before[name]:>8.3f} before{after[name]:>8.3f} after" for name in names] + lines
+        lines.insert(0, f"accuracy on {result['made_by']['eval_set']}:")
     return "\n".join(lines)

@@ -17,7 +17,16 @@ import pyarrow as pa
 from pipelines.part_facts import HASH_KEY, FileStamp, NotedPart, note_parts
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions
-from pipelines.write_tables import EXAMPLES_FILE, PART_NAME, RUN_FILE, SUCCESS_FILE, TIMINGS_FILE, RunFolder
+from pipelines.write_tables import (
+    EXAMPLES_FILE,
+    PART_NAME,
+    RETRY_FILE,
+    RUN_FILE,
+    SHARDS_FILE,
+    SUCCESS_FILE,
+    TIMINGS_FILE,
+    RunFolder,
+)
 from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.run import RUN_FORMAT, check_run
 
@@ -66,6 +75,8 @@ def finish_run(
     run.write_json(TIMINGS_FILE, timings(stats))
     run.write_json(RUN_FILE, manifest)
     note_parts(run, noted_parts(manifest, stats))
+    for name in (RETRY_FILE, SHARDS_FILE):
+        run.remove(name)
     run.write(SUCCESS_FILE, b"")
     return manifest
 

@@ -269,6 +269,7 @@ class MatchRegions:
     scorer: ClipScorerSpec
     options: MatchOptions
     fetch: FetchOptions
+    retries_drops: bool = False
     name: str = STAGE
     table: str = "pairs"
     counts: str = "nouns"
@@ -295,6 +296,10 @@ class MatchRegions:
         """Pairs of the unit's nouns."""
         scorer = open_once(open_scorer, self.scorer)
         return match_regions(parts["nouns"], parts["masks"], parts["captions"], scorer, self.options, self.fetch)
+
+    def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
+        """A drop for each noun of the parts."""
+        return [noun_drop(noun, reason, detail) for noun in parts["nouns"].to_pylist()]
 
 
 def _margin(cosines_M: np.ndarray, ranked: np.ndarray, rank: int) -> float | None:

@@ -6,19 +6,27 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
+from pipelines.dataflow import DATAFLOW, accelerator_hints, check_accelerator, dataflow_arguments
+from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
+from pipelines.engines import OpenEngine, open_engine, sentence_of_engine
+from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
+    AcceleratorOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
     NounOptions,
+    RetryOptions,
     RunOptions,
+    ShardOptions,
     add_options,
     read_options,
     require_at_least,
@@ -27,24 +35,58 @@ from pipelines.plain import run_plain
 from pipelines.plan import MineOptions, Plan, plan_run, stale_tables
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
-from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, summary
+from pipelines.retry_drops import may_pass
+from pipelines.shards import finish_shards, record_plan
+from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, stage_lines, summary
+from pipelines.terminal import escaped
 from pipelines.units import StoredTable
-from pipelines.write_tables import EXAMPLES_FILE, RUN_FILE, SUCCESS_FILE
+from pipelines.write_tables import (
+    EXAMPLES_FILE,
+    RETRY_FILE,
+    RUN_FILE,
+    SUCCESS_FILE,
+    UNITS_FILE,
+    RunFolder,
+    open_run_folder,
+)
 from schemas import UserError
 
-RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", "DataflowRunner")
+RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner", "SparkRunner", DATAFLOW)
 """Runners by name; another one of Beam's is named by its import path."""
 
 
 INPUT = (ReadOptions, FreezeOptions)
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (*INPUT, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions),
-    "nouns": (*INPUT, NounOptions, RunOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions),
+    "mine": (
+        *INPUT,
+        NounOptions,
+        MaskOptions,
+        MatchOptions,
+        FetchOptions,
+        RunOptions,
+        AcceleratorOptions,
+        RetryOptions,
+        ShardOptions,
+    ),
+    "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
+    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "match": (MatchOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
+
+GROUPS = (
+    FreezeOptions,
+    NounOptions,
+    MaskOptions,
+    MatchOptions,
+    FetchOptions,
+    RunOptions,
+    AcceleratorOptions,
+    RetryOptions,
+    ShardOptions,
+)
+"""The fields of MineOptions behind the first, in order."""
 
 MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
 """The tables that each verb makes."""
@@ -56,26 +98,95 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a file or a weight is not as wanted; no step has run yet.
     """
-    options, beam_arguments = parse(argv)
-    execute_plan = executor(options.run.runner, beam_arguments)
-    plan = plan_run(MAKES[argv[0]], options)
+    parser, options, beam_arguments = parse_ours(argv)
+    run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
+    if options.shard.finish:
+        return report_finished(run, finish_shards(run), options.fetch)
+    refuse_resume(run, options.run.resume)
+    command = Command(argv[0], options, beam_arguments)
+    if is_finished(run, tables, command) and not (options.retry.retry and may_pass(run.read_json(RUN_FILE))):
+        return answer_at_once(run)
+    check_beam_arguments(parser, options.run.runner, beam_arguments)
+    options = replace(options, run=on_devices(options.run))
+    execute_plan = executor(options, beam_arguments)
+    plan = plan_run(tables, options)
     for line in notices(plan):
         print(line, file=sys.stderr)
-    plan.run.remove(SUCCESS_FILE)
+    prepare(plan, options)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
-    manifest = plan.run.read_json(RUN_FILE)
-    examples = example_pairs(plan.run, plan.units.count) if plan.pairs else []
+    if plan.is_shard:
+        print(shard_done(plan, argv[0]))
+        return 0
+    if not plan.run.has(SUCCESS_FILE):
+        print(f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there")
+        return 0
+    remember(plan, tables, command)
+    return report_finished(run, plan.run.read_json(RUN_FILE), options.fetch)
+
+
+def prepare(plan: Plan, options: MineOptions) -> None:
+    """The last before work starts: the run is not finished from here on, and says what is under way.
+
+    Raises:
+        UserError: other shards of the run make something else.
+    """
+    if plan.is_shard:
+        record_plan(plan)
+    plan.run.remove(SUCCESS_FILE)
+    if options.retry.retry:
+        plan.run.write(RETRY_FILE, b"")
+
+
+def refuse_resume(run: RunFolder, resume: bool) -> None:
+    """Refuses a folder that holds a run already, where --no-resume was given.
+
+    Raises:
+        UserError: it holds one.
+    """
+    if not resume and (run.has(UNITS_FILE) or run.has(RUN_FILE)):
+        raise UserError(f"--no-resume: --output {run.url} holds a run already; give a new folder, or --resume to go on")
+
+
+def answer_at_once(run: RunFolder) -> int:
+    """Says that a run is finished, and what else it could be asked; returns the exit status it had."""
+    manifest = run.read_json(RUN_FILE)
+    lines = [*stage_lines(manifest), "", f"run: {run.url} is finished: this command made it; nothing was done"]
+    passing = may_pass(manifest)
+    if passing:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in passing.items())
+        lines.append(f"dropped for reasons that can pass: {reasons}; --retry drops tries them again")
+    print("\n".join(map(escaped, lines)))
+    return report_empty_stages(manifest)
+
+
+def shard_done(plan: Plan, verb: str) -> str:
+    """What a shard prints at its end."""
+    index, count = plan.shard
+    made = f"shard {index} of {count}: its {len(plan.unit_numbers):,} of {plan.units.count:,} units are made"
+    return escaped(f"{made}; when all shards are done: ovseg {verb} --finish --output {plan.run.url}")
+
+
+def report_finished(run: RunFolder, manifest: dict[str, Any], fetch: FetchOptions) -> int:
+    """Draws and prints what a finished run holds; returns the exit status."""
+    examples = example_pairs(run, manifest["units"]["count"]) if "pairs" in manifest["tables"] else []
     if examples:
-        plan.run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
-    print(summary(plan.run, manifest, examples))
+        run.write(EXAMPLES_FILE, draw_pairs(examples, fetch))
+    print(summary(run, manifest, examples))
     return report_empty_stages(manifest)
 
 
 def notices(plan: Plan) -> list[str]:
     """What should be known before hours of work: tables that are made anew, and a CLIP that knows drawn scenes only."""
     weights = [weight for facts in plan.stages.values() for weight in facts.weights]
-    return [*stale_tables(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+    return [*stale_tables(plan), *retry_notices(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+
+
+def retry_notices(plan: Plan) -> list[str]:
+    """What a retry of masks alone does to pairs that were made from them."""
+    if plan.pairs or not getattr(plan.masks, "retries_drops", False) or not plan.run.names("pairs"):
+        return []
+    return ["pairs: removed, since their masks change; `ovseg mine --retry drops` completes both and keeps the rest"]
 
 
 def report_empty_stages(manifest: dict[str, Any]) -> int:
@@ -94,17 +205,26 @@ def parse(argv: Sequence[str]) -> tuple[MineOptions, list[str]]:
     Raises:
         UserError: a value no run can work with, or an argument that nobody knows.
     """
+    parser, options, unknown = parse_ours(argv)
+    check_beam_arguments(parser, options.run.runner, unknown)
+    return options, unknown
+
+
+def parse_ours(argv: Sequence[str]) -> tuple[SentenceParser, MineOptions, list[str]]:
+    """The same before Beam is asked what it knows: the parser, our options, and all other arguments.
+
+    Raises:
+        UserError: a value no run can work with.
+    """
     verb, *arguments = argv
     parser = SentenceParser(f"ovseg {verb}", description=VERBS[verb].help, allow_abbrev=False)
     for group in TAKES[verb]:
         add_options(parser, group)
     namespace, unknown = parser.parse_known_args(arguments)
-    groups = (FreezeOptions, NounOptions, MaskOptions, MatchOptions, FetchOptions, RunOptions)
     read = read_options(namespace, ReadOptions) if "captions" in namespace else None
-    options = MineOptions(read, *(read_options(namespace, group) for group in groups))
+    options = MineOptions(read, *(read_options(namespace, group) for group in GROUPS))
     check_options(options)
-    check_beam_arguments(parser, options.run.runner, unknown)
-    return options, unknown
+    return parser, options, unknown
 
 
 class SentenceParser(argparse.ArgumentParser):
@@ -136,6 +256,14 @@ def check_options(options: MineOptions) -> None:
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     require_at_least("torch_threads", options.run.torch_threads, 0)
+    require_at_least("workers", options.run.workers, 0)
+    require_at_least("shard_count", options.shard.shard_count, 1)
+    if not 0 <= options.shard.shard_index < options.shard.shard_count:
+        raise UserError(
+            f"--shard-index: wanted 0 to {options.shard.shard_count - 1}, since --shard-count is "
+            f"{options.shard.shard_count}; got {options.shard.shard_index}"
+        )
+    check_accelerator(options.accelerator, options.run)
     if options.masks.propose_missing and not options.masks.masks_from:
         raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
 
@@ -168,39 +296,52 @@ def unknown_to_beam(arguments: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(arguments))[1]
 
 
-def executor(runner: str, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
-    """What runs a plan: plain loops, or Beam on a runner."""
-    if runner == "plain":
+def executor(options: MineOptions, beam_arguments: Sequence[str]) -> Callable[[Plan], Any]:
+    """What runs a plan: a process a device, plain loops, or Beam on a runner.
+
+    Raises:
+        UserError: Dataflow was not told all that it needs.
+    """
+    run = options.run
+    if run.devices:
+        return lambda plan: run_on_devices(plan, parse_devices(run.devices))
+    if run.runner == "plain":
         return run_plain
-    return lambda plan: run_beam(plan, runner, beam_arguments)
+    if run.runner == DATAFLOW:
+        beam_arguments = dataflow_arguments(beam_arguments, options.accelerator)
+    return lambda plan: run_beam(plan, run, beam_arguments, accelerator_hints(options.accelerator))
 
 
-def run_beam(plan: Plan, runner: str, beam_arguments: Sequence[str]) -> None:
-    """Runs a plan as a Beam pipeline and waits for its end.
+def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str], hints: Mapping[str, str]) -> None:
+    """Runs a plan as a Beam pipeline and waits for its end; `hints` as `define_pipeline` takes them.
 
     Raises:
         UserError: a worker raised one.
     """
     from pipelines.transforms import define_pipeline
 
-    run_pipeline(lambda root: define_pipeline(root, plan), runner, beam_arguments)
+    engine = open_engine(options.runner, beam_arguments, options.workers, options.engines)
+    run_pipeline(lambda root: define_pipeline(root, plan, hints), options.runner, engine)
 
 
-def run_pipeline(define: Callable[[Any], object], runner: str, beam_arguments: Sequence[str]) -> None:
+def run_pipeline(define: Callable[[Any], object], name: str, engine: OpenEngine) -> None:
     """Runs what `define` builds on the root of a Beam pipeline, and waits for its end.
 
     Raises:
-        UserError: a worker raised one.
+        UserError: a worker raised one, or a worker or the engine died.
     """
     quiet_start_up()
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
     try:
-        with beam.Pipeline(options=PipelineOptions([*beam_arguments, f"--runner={runner}"])) as root:
+        with engine as (runner, arguments), beam.Pipeline(runner, PipelineOptions(arguments)) as root:
             define(root)
+    except UserError:
+        raise
     except Exception as error:
-        sentence = sentence_of_worker(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
         if sentence is None:
             raise
         raise UserError(sentence) from error

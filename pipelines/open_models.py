@@ -9,7 +9,7 @@ from typing import TypeVar
 Opened = TypeVar("Opened")
 
 _opened: dict[Hashable, object] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # an opener may open what it wraps
 
 
 def open_once(opener: Callable[[Hashable], Opened], spec: Hashable) -> Opened:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import option, require_at_least
@@ -99,8 +100,12 @@ def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tupl
     return generator if hasattr(generator, "propose_soft") else HardProposals(generator), spec.fingerprint()
 
 
-def effective_options(given: SegmentOptions, demo: bool) -> SegmentOptions:
-    """The options, or OVSeg's demo for --demo."""
+def effective_options(options: SegmentOptions, demo: bool, given: Collection[str]) -> SegmentOptions:
+    """The options, or for --demo those of OVSeg's demo, but for what was given.
+
+    given: names of the options that the user gave.
+    """
     from ovseg_model.segment import DEMO
 
-    return DEMO if demo else given
+    kept = {each.name: getattr(options, each.name) for each in fields(options) if each.name in given}
+    return replace(DEMO, **kept) if demo else options

@@ -84,7 +84,49 @@ class RunOptions:
     output: str = option("", "run directory: a path or fsspec URL; the same command again completes it")
     runner: str = option("FnApiRunner", "plain (loops without Beam) or a Beam runner; every Beam option passes through")
     device: str = option("auto", "device of generators and CLIP: auto, cpu, cuda or cuda:N")
+    resume: bool = option(True, "go on with the run that --output holds; --no-resume wants a folder that holds none")
+    devices: str | None = option(
+        None, "one process a device, units handed to whichever is free: numbers of GPUs as in 0,1,2 or cpu,cpu"
+    )
+    workers: int = option(
+        0, "worker processes on this machine, of FnApiRunner and FlinkRunner; 0 works in the launching process"
+    )
+    engines: str | None = option(None, "folder that `make engines` filled (default: .engines, here or in the project)")
     torch_threads: int = option(0, "CPU threads of one forward; 0 takes every core. Other counts may round otherwise")
+
+
+@dataclass(frozen=True)
+class RetryOptions:
+    """What is tried again."""
+
+    retry: str | None = option(
+        None,
+        "drops: try again what was dropped for a reason that can pass (network, memory, time), and complete the run",
+        choices=("drops",),
+    )
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """Several machines on one run, without an engine."""
+
+    shard_count: int = option(1, "into how many shards the units are dealt; each makes its own, in the same --output")
+    shard_index: int = option(0, "the shard to make, from 0")
+    finish: bool = option(
+        False, "write the manifest of a run that shards made, or say what is missing; wants --output alone"
+    )
+
+
+@dataclass(frozen=True)
+class AcceleratorOptions:
+    """GPUs that Dataflow is asked for, for the steps that run models and for no other. They change no row."""
+
+    accelerator: str | None = option(None, "GPU type of the workers that propose masks and match, such as nvidia-l4")
+    accelerator_count: int = option(1, "GPUs a worker; one process uses one")
+    install_driver: bool = option(True, "with --accelerator: Dataflow installs NVIDIA's driver on the workers")
+    one_process_per_gpu: bool = option(
+        True, "with --accelerator: one SDK process a worker (experiment no_use_multiple_sdk_containers), so one model"
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:

@@ -131,16 +131,8 @@ def listed_parts(run: RunFolder) -> dict[str, ListedFile]:
     """Every file in the tables' folders by its name in the run, where its file system tells when it changed."""
     listed = {}
     for table in TABLES:
-        for entry in _entries(run, table):
+        for entry in run.entries(table):
             changed = next((str(entry[key]) for key in CHANGE_KEYS if entry.get(key)), "")
             if changed:
                 listed[f"{table}/{entry['name'].rsplit('/', 1)[-1]}"] = ListedFile(entry["size"], changed)
     return listed
-
-
-def _entries(run: RunFolder, folder: str) -> list[dict]:
-    run.file_system.invalidate_cache(run.path(folder))
-    try:
-        return run.file_system.ls(run.path(folder), detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from pipelines.guarded_units import forget_attempts, process_guarded
 from pipelines.manifest import finish_run
 from pipelines.plan import Plan
+from pipelines.retry_drops import retry_part
 from pipelines.units import PartStats, StoredTable, make_part, stored_part
 
 
-def run_plain(plan: Plan) -> dict[str, Any]:
-    """Makes every part of the plan, table by table and unit by unit, in this process; returns the manifest."""
-    stats = [run_unit(step, unit) for step in plan.steps for unit in range(plan.units.count)]
-    return finish_run(plan.run, plan.units, plan.stages, stats)
+def run_plain(plan: Plan) -> dict[str, Any] | None:
+    """Makes every part of the plan, table by table and unit by unit, in this process.
+
+    Returns the manifest, or None for a shard, which leaves that to `--finish`.
+    """
+    stats = [run_unit(step, unit) for step in plan.steps for unit in plan.unit_numbers]
+    return None if plan.is_shard else finish_run(plan.run, plan.units, plan.stages, stats)
 
 
 def run_unit(step: Any, unit: int) -> PartStats:
-    """Makes one part, or counts it where its table is stored."""
-    return stored_part(step, unit) if isinstance(step, StoredTable) else make_part(step, unit)
+    """Makes one part, tries its drops again where that is asked for, or counts it where its table is stored."""
+    if isinstance(step, StoredTable):
+        return stored_part(step, unit)
+    retries = getattr(step, "retries_drops", False)
+    stats = retry_part(step, unit) if retries else make_part(step, unit, partial(process_guarded, step))
+    if stats.was_made:
+        forget_attempts(step, unit)
+    return stats

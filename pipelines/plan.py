@@ -14,16 +14,28 @@ from pipelines.freeze_captions import STAGE as READ_STAGE
 from pipelines.freeze_captions import freeze_captions, frozen_captions
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
-from pipelines.options import FreezeOptions, MaskOptions, MatchOptions, NounOptions, RunOptions
+from pipelines.options import (
+    AcceleratorOptions,
+    FreezeOptions,
+    MaskOptions,
+    MatchOptions,
+    NounOptions,
+    RetryOptions,
+    RunOptions,
+    ShardOptions,
+)
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
 from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
-from pipelines.write_tables import PART_NAME, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from pipelines.write_tables import PART_NAME, RETRY_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
 from schemas import TABLES, UserError
 from schemas.run import check_run
 
 STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
 """The stage that makes each table."""
+
+WORKER_GPU = "cuda"
+"""The device of models on workers that --accelerator asks for: checked there, since this machine may have none."""
 
 READS = {"nouns": (), "masks": (), "pairs": ("nouns", "masks")}
 """The tables that each step needs beside CAPTIONS."""
@@ -40,11 +52,17 @@ class MineOptions:
     match: MatchOptions = field(default_factory=MatchOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    accelerator: AcceleratorOptions = field(default_factory=AcceleratorOptions)
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    shard: ShardOptions = field(default_factory=ShardOptions)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's units and the step of each table: to be made, stored already, or absent (None)."""
+    """A run's units and the step of each table: to be made, stored already, or absent (None).
+
+    `shard` says which of the units this command makes: index and count.
+    """
 
     run: RunFolder
     units: Units
@@ -53,6 +71,17 @@ class Plan:
     masks: Step | StoredTable | None = None
     pairs: Step | StoredTable | None = None
     stages: dict[str, StageFacts] = field(default_factory=dict)
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def unit_numbers(self) -> range:
+        """The units that this command makes."""
+        return range(self.shard[0], self.units.count, self.shard[1])
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether other commands make the other units."""
+        return self.shard[1] > 1
 
     @property
     def steps(self) -> tuple[Step | StoredTable, ...]:
@@ -80,11 +109,20 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
     stored = stored_tables(run, tables)
     require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
+    if options.retry.retry or run.has(RETRY_FILE):
+        made = {table: (retrying(step), facts) for table, (step, facts) in made.items()}
     units = plan_units(run, options)
     planned = {**stored, **made}
     stages = {READ_STAGE: StageFacts("captions", units.options, {"input_sha256": units.input_sha256})}
     stages |= {STAGES[table]: planned[table][1] for table in READS if table in planned}
-    return Plan(run, units, frozen_captions(run), **{name: step for name, (step, _) in planned.items()}, stages=stages)
+    shard = options.shard.shard_index, options.shard.shard_count
+    steps = {name: step for name, (step, _) in planned.items()}
+    return Plan(run, units, frozen_captions(run), **steps, stages=stages, shard=shard)
+
+
+def retrying(step: Any) -> Any:
+    """The step that also tries passing drops again; NOUNS need no network, and stay as they are."""
+    return replace(step, retries_drops=True) if hasattr(step, "retries_drops") else step
 
 
 def refuse_foreign_files(run: RunFolder) -> None:
@@ -209,7 +247,7 @@ def plan_nouns(run: RunFolder, options: MineOptions) -> Planned:
 
 def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes MASKS: proposes them, takes stored ones, or both."""
-    from ovseg_model.proposals import resolve_generator
+    from ovseg_model.proposals import on_device, resolve_generator
 
     chosen = options.masks
     _units_to_inherit(run, chosen)
@@ -217,8 +255,10 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     generator = None
     if not other or chosen.propose_missing:
         generator_options = parse_generator_options(chosen.mask_option)
-        device = generator_device(chosen.masks, options.run.device)
+        device = "cpu" if options.accelerator.accelerator else generator_device(chosen.masks, options.run.device)
         generator = resolve_generator(chosen.masks, generator_options, device, f"{run.url}/.annotations")
+        if options.accelerator.accelerator:
+            generator = on_device(generator, WORKER_GPU)
     step = ProposeMasks(run, generator, options.fetch, other)
     return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
 
@@ -246,7 +286,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     weights = resolve_clip(chosen.clip, chosen.clip_architecture)
     scorer = ClipScorerSpec(
         weights,
-        resolve_device(options.run.device),
+        WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device),
         chosen.precision,
         chosen.region_batch,
         chosen.templates,

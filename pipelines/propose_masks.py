@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from ovseg_model.proposals import (
     open_generator,
     propose_in_batches,
 )
+from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
+from pipelines.guarded_units import checkpoint_of
 from pipelines.open_models import open_once
 from pipelines.progress import count_images
 from pipelines.units import StepOutput, count_distinct_rows, drop, part_name
@@ -38,25 +40,48 @@ class Image(NamedTuple):
     image_uri: str | None
 
 
+Fetched = tuple[Image, FetchedImage | ImageError]
+Proposed = tuple[Image, FetchedImage | None, MaskProposals | ProposalError | ImageError]
+
+
 def images_of(captions: pa.Table) -> list[Image]:
     """The images of CAPTIONS rows, each once, in the table's order."""
     pairs = zip(captions["image_id"].to_pylist(), captions["image_uri"].to_pylist(), strict=True)
     return [Image(*pair) for pair in dict.fromkeys(pairs)]
 
 
-def propose_masks(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> StepOutput:
+def propose_masks(
+    images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions, checkpoint: Checkpoint | None = None
+) -> StepOutput:
     """Masks of every image; images that cannot be read or have no mask become drops.
 
-    Images are read by a thread pool ahead of the generator, which gets them in batches of its own size.
+    Images are read by a thread pool ahead of the generator, which gets them in batches of its own size. What is done
+    is saved in `checkpoint` now and then, and what is saved there is not done again.
     """
+    image_ids = [image.image_id for image in images]
+    made = checkpoint.load(image_ids) if checkpoint else []
+    done = {image_id for each in made for image_id in each.image_ids}
+    unsaved: list[DoneImages] = []
+    for batch in _proposals([image for image in images if image.image_id not in done], generator, fetch):
+        unsaved.append(done_images(count_images(batch, "masks"), generator.name))
+        if checkpoint and checkpoint.is_due():
+            checkpoint.save(together(unsaved))
+            made, unsaved = made + unsaved, []
+    rows = in_order_of(image_ids, [each.rows for each in made + unsaved])
+    return images_output(images, rows, [row for each in made + unsaved for row in each.drops])
+
+
+def done_images(proposed: Iterable[Proposed], generator: str) -> DoneImages:
+    """MASKS rows and drops of some images."""
     rows: list[dict[str, Any]] = []
-    drops = []
-    for image, fetched, proposals in count_images(_proposals(images, generator, fetch), "masks"):
+    drops, image_ids = [], []
+    for image, fetched, proposals in proposed:
+        image_ids.append(image.image_id)
         if isinstance(proposals, (ImageError, ProposalError)):
             drops.append(drop(STAGE, image.image_id, image.image_id, proposals.reason, proposals.detail))
         else:
-            rows += mask_rows(image, fetched, proposals, generator.name)
-    return images_output(images, conform_rows(rows, MASKS), drops)
+            rows += mask_rows(image, fetched, proposals, generator)
+    return DoneImages(conform_rows(rows, MASKS), drops, tuple(image_ids))
 
 
 def images_output(images: Sequence[Image], rows: pa.Table, drops: list[dict[str, Any]]) -> StepOutput:
@@ -111,11 +136,15 @@ def reuse_masks(images: Sequence[Image], stored: pa.Table) -> StepOutput:
 
 
 def reuse_and_propose(
-    images: Sequence[Image], stored: pa.Table, generator: MaskGenerator, fetch: FetchOptions
+    images: Sequence[Image],
+    stored: pa.Table,
+    generator: MaskGenerator,
+    fetch: FetchOptions,
+    checkpoint: Checkpoint | None = None,
 ) -> StepOutput:
     """Stored masks where there are some, proposed ones for the other images."""
     rows, missing = select_masks(images, stored)
-    made = propose_masks(missing, generator, fetch)
+    made = propose_masks(missing, generator, fetch, checkpoint)
     both = pa.concat_tables([rows, made.rows]).sort_by([("image_id", "ascending"), ("mask_index", "ascending")])
     return images_output(images, both, made.drops)
 
@@ -128,6 +157,7 @@ class ProposeMasks:
     generator: GeneratorSpec | None
     fetch: FetchOptions
     masks_from: RunFolder | None = None
+    retries_drops: bool = False
     name: str = STAGE
     table: str = "masks"
     counts: str = "images"
@@ -153,35 +183,48 @@ class ProposeMasks:
 
     def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
         """Masks of the unit's images."""
+        return self._process(parts, None)
+
+    def process_with_checkpoints(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
+        """The same, from the last checkpoint on."""
+        return self._process(parts, checkpoint_of(self, unit))
+
+    def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
+        """A drop for each image of the parts."""
+        ids = [image.image_id for image in images_of(parts["captions"])]
+        return [drop(STAGE, image_id, image_id, reason, detail) for image_id in ids]
+
+    def _process(self, parts: dict[str, pa.Table], checkpoint: Checkpoint | None) -> StepOutput:
         images = images_of(parts["captions"])
         if "masks" not in parts:
-            return propose_masks(images, self._open(), self.fetch)
+            return propose_masks(images, self._open(), self.fetch, checkpoint)
         if not self.generator:
             return reuse_masks(images, parts["masks"])
-        return reuse_and_propose(images, parts["masks"], self._open(), self.fetch)
+        return reuse_and_propose(images, parts["masks"], self._open(), self.fetch, checkpoint)
 
     def _open(self) -> MaskGenerator:
         return open_once(open_generator, self.generator)
 
 
-Proposed = tuple[Image, FetchedImage | None, MaskProposals | ProposalError | ImageError]
-
-
-def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> Iterator[Proposed]:
+def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> Iterator[list[Proposed]]:
+    """Every image in order, batch by batch: a batch has `batch_size` images that could be read, and those between."""
     fetched = zip(images, read_images([image.image_uri for image in images], fetch), strict=True)
-    readable: list[tuple[Image, FetchedImage]] = []
+    batch: list[Fetched] = []
+    readable = 0
     for image, result in fetched:
-        if isinstance(result, ImageError):
-            yield image, None, result
-        else:
-            readable.append((image, result))
-        if len(readable) == generator.batch_size:
-            yield from _propose_batch(readable, generator)
-            readable = []
-    yield from _propose_batch(readable, generator)
+        batch.append((image, result))
+        readable += isinstance(result, FetchedImage)
+        if readable == generator.batch_size:
+            yield _propose_batch(batch, generator)
+            batch, readable = [], 0
+    yield _propose_batch(batch, generator)
 
 
-def _propose_batch(batch: Sequence[tuple[Image, FetchedImage]], generator: MaskGenerator) -> Iterator[Proposed]:
-    inputs = [ImageInput(image.image_id, image.image_uri or "", result.pixels) for image, result in batch]
-    for (image, result), proposals in zip(batch, propose_in_batches(generator, inputs), strict=True):
-        yield image, result, proposals
+def _propose_batch(batch: Sequence[Fetched], generator: MaskGenerator) -> list[Proposed]:
+    readable = [(image, result) for image, result in batch if isinstance(result, FetchedImage)]
+    inputs = [ImageInput(image.image_id, image.image_uri or "", result.pixels) for image, result in readable]
+    outcomes = iter(propose_in_batches(generator, inputs))
+    return [
+        (image, result, next(outcomes)) if isinstance(result, FetchedImage) else (image, None, result)
+        for image, result in batch
+    ]

@@ -10,22 +10,19 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
 
 from ovseg_model.datasets.benchmark import LabelledSample, LabelMapBenchmark, open_label_map_benchmark
 from ovseg_model.label_png import read_label_png
+from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
 from ovseg_model.read_ahead import read_ahead
 from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
 from pipelines.options import add_options, option, read_options
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
-
-if TYPE_CHECKING:
-    import apache_beam as beam
 
 COUNTS_FILE = "counts.json"
 SAMPLES_PER_CHUNK = 64
@@ -139,13 +136,14 @@ def score_plain(job: ScoringJob) -> Scores:
 
 def score_with_beam(job: ScoringJob, runner: str, beam_arguments: Sequence[str]) -> Scores:
     """Scores all samples on a Beam runner; the counts come back by a file in the folder."""
+    from pipelines.engines import open_engine
     from pipelines.mine_pairs import run_pipeline
     from pipelines.transforms import define_scoring
 
-    def define(root: beam.Pipeline) -> None:
+    def define(root: Any) -> None:
         define_scoring(root, job)
 
-    run_pipeline(define, runner, beam_arguments)
+    run_pipeline(define, runner, open_engine(runner, beam_arguments))
     return read_scores(job.folder)
 
 
@@ -168,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: the folder holds no label-map evaluation, or a prediction is missing.
     """
-    from pipelines.evaluate_label_maps import finish, job_of
+    from pipelines.label_map_report import finish, job_of
     from pipelines.mine_pairs import SentenceParser, check_beam_arguments
 
     parser = SentenceParser("ovseg score", description=__doc__, allow_abbrev=False)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 
 from ovseg_model.class_names import ClassNames, check_distinct, split_names, titles
 from ovseg_model.fetch_options import FetchOptions, ImageError
-from ovseg_model.images import read_images
+from ovseg_model.http_fetch import is_http
+from ovseg_model.images import ShardMember, read_images
 from ovseg_model.proposals import ImageInput, ProposalError
+from ovseg_model.proposals.annotation_index import stem_of
 from ovseg_model.rle import areas_px, boxes_xywh_px, encode_masks
 from pipelines.open_segmenter import ModelOptions, effective_options, open_models
 from pipelines.options import add_options, option, read_options
 from pipelines.progress import show_progress
+from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.terminal import escaped
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.class_names import ClassVectors
-    from ovseg_model.segment import Segment, Segmentation, Segmenter, SegmentOptions
+    from ovseg_model.segment import ScoredProposals, Segment, Segmentation, Segmenter, SegmentOptions
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+LABELS_ENDING, OVERLAY_ENDING, FACTS_ENDING = ".labels.png", ".overlay.png", ".json"
+"""Of the three files of an image, after its name. A folder's pictures with the first two are no photographs."""
+
 OTHERS = "others"
 """The background that one class alone is given, as in OVSeg's demo: a softmax over one class says nothing."""
 
@@ -44,11 +53,20 @@ class InputOptions:
     """Which classes are looked for, and where the results go."""
 
     classes: str = option("", 'class names with commas between; several names of a class with |: "cat, road|route"')
-    classes_file: str | None = option(None, "text file, one class a line, names as --synonyms says")
-    background: str = option("", "class names, as --classes, that compete but are left unlabelled")
+    classes_file: str | None = option(None, "text file, one class a line; | as above, commas as --synonyms says")
+    background: str = option(
+        "", f'class names, as --classes, that compete but are left unlabelled; beside a single class, "{OTHERS}"'
+    )
     output: str = option("segmented", "folder of the results: a path or fsspec URL")
     demo: bool = option(False, "OVSeg's demo: CLIP alone, and of each class the one best proposal")
     least_score: float = option(0.0, "proposals whose best class scores less are left out of the JSON, 0 to 1")
+
+    def __post_init__(self) -> None:
+        """Refuses values that nothing can be made of; raises UserError."""
+        if not self.output:
+            raise UserError("--output is empty; give a folder for the results")
+        if not 0 <= self.least_score <= 1:
+            raise UserError(f"--least-score: wanted 0 to 1, got {self.least_score}")
 
 
 class Classes(NamedTuple):
@@ -66,18 +84,22 @@ def main(argv: Sequence[str]) -> int:
         UserError: an option, an image's place, a weight or a class name is not as wanted.
     """
     from ovseg_model.segment import SegmentOptions
+    from pipelines.mine_pairs import SentenceParser
 
-    parser = argparse.ArgumentParser("ovseg segment", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg segment", description=__doc__, allow_abbrev=False)
     parser.add_argument("images", nargs="*", help="images, folders of images, or globs; paths or fsspec URLs")
     groups = (InputOptions, SegmentOptions, ModelOptions, FetchOptions)
     for group in groups:
         add_options(parser, group)
-    namespace = parser.parse_args(argv[1:])
+    namespace = parser.parse_intermixed_args(argv[1:])
     asked, segment, models, fetch = (read_options(namespace, group) for group in groups)
     classes = read_classes(asked, models.synonyms)
     uris = find_images(namespace.images)
     folder = open_run_folder(asked.output)
-    work = open_work(classes, asked, effective_options(segment, asked.demo), models, folder)
+    options = effective_options(segment, asked.demo, vars(namespace))
+    work = open_work(classes, asked, options, models, folder)
+    for line in notices(work):
+        print(line, file=sys.stderr)
     results = segment_all(uris, fetch, work)
     print(summary(results, work))
     return 1 if results.dropped else 0
@@ -94,9 +116,10 @@ def read_classes(options: InputOptions, synonyms: str) -> Classes:
     """
     if bool(options.classes) == bool(options.classes_file):
         raise UserError('wanted class names, by --classes "cat, sofa, window" or by --classes-file, one of the two')
-    asked = split_names(_lines(options.classes_file), synonyms) if options.classes_file else _words(options.classes)
+    asked = _listed(options.classes_file, synonyms) if options.classes_file else _words(options.classes)
     if not asked:
-        raise UserError(f"--classes {options.classes!r}: holds no name; give names with commas between")
+        given = f"-file {options.classes_file}" if options.classes_file else f" {options.classes!r}"
+        raise UserError(f"--classes{given}: holds no name; give names with commas between, or a file of a name a line")
     background = _words(options.background) or (((OTHERS,),) if len(asked) == 1 else ())
     check_distinct([*asked, *background])
     return Classes((*asked, *background), len(asked))
@@ -108,11 +131,18 @@ def _words(text: str) -> ClassNames:
     return tuple(names for names in classes if names)
 
 
+def _listed(path: str, synonyms: str) -> ClassNames:
+    """Classes of a file; lines without a name are passed over."""
+    lines = [[part for part in line.split("|") if part.strip()] for line in _lines(path)]
+    classes = [dict.fromkeys(chain.from_iterable(split_names(parts, synonyms))) for parts in lines if parts]
+    return tuple(map(tuple, classes))
+
+
 def _lines(path: str) -> list[str]:
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
-            return [line for line in file.read().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        with fsspec.open(path, "rt", encoding="utf-8-sig") as file:  # Windows begins such files with a mark
+            return file.read().splitlines()
+    except (OSError, ImportError, ValueError) as error:
         raise UserError(
             f"--classes-file {path}: cannot be read ({error}); give a text file, one class a line"
         ) from error
@@ -128,38 +158,43 @@ def find_images(places: Sequence[str]) -> list[str]:
     if not places:
         raise UserError("wanted images: files, folders or globs; for example: ovseg segment photo.jpg --classes cat")
     found = list(dict.fromkeys(uri for place in places for uri in _images_at(place)))
-    owner: dict[str, str] = {}
+    owner = {DROPS_FILE.removesuffix(FACTS_ENDING): DROPS_FILE}
     for uri in found:
-        if owner.setdefault(stem(uri), uri) != uri:
+        if owner.setdefault(stem_of(uri), uri) != uri:
             raise UserError(
-                f"{owner[stem(uri)]} and {uri}: results are named after the image, and these would overwrite each "
-                "other; segment them into different folders"
+                f"{owner[stem_of(uri)]} and {uri}: results are named after the image, and these would overwrite each "
+                "other; rename one of them, or segment them into different folders"
             )
     return found
 
 
 def _images_at(place: str) -> list[str]:
+    if is_http(place) or ShardMember.from_uri(place):
+        return [place]  # whether it is there, fetching it says
     try:
         file_system, path = fsspec.core.url_to_fs(place)
-        if any(sign in place for sign in "*?["):
-            paths = file_system.glob(path)
-        elif file_system.isdir(path):
-            paths = file_system.ls(path, detail=False)
-        else:
-            return [place] if file_system.exists(path) else _nothing_at(place)
+        is_local = isinstance(file_system, LocalFileSystem)
+        found = _listed_images(file_system, os.path.abspath(path) if is_local else path)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{place}: cannot be listed ({error})") from error
-    images = sorted(each for each in paths if each.lower().endswith(IMAGE_ENDINGS))
-    return [file_system.unstrip_protocol(each) if "://" in place else each for each in images] or _nothing_at(place)
+    if not found:
+        endings = ", ".join(IMAGE_ENDINGS)
+        raise UserError(f"{place}: there is no image; wanted a file, or a folder or glob of files with {endings}")
+    return found if is_local else [file_system.unstrip_protocol(each) for each in found]
 
 
-def _nothing_at(place: str) -> list[str]:
-    raise UserError(f"{place}: there is no image; wanted a file, or a folder or glob with {', '.join(IMAGE_ENDINGS)}")
+def _listed_images(file_system: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Photographs of a folder or a glob; a file that is named itself, whatever its ending."""
+    if file_system.isdir(path):
+        return sorted(filter(_is_photograph, file_system.ls(path, detail=False)))
+    return [path] if file_system.exists(path) else sorted(filter(_is_photograph, file_system.glob(path)))
 
 
-def stem(uri: str) -> str:
-    """The name of an image's results: that of its file without folder and ending."""
-    return Path(uri.rsplit("/", 1)[-1]).stem
+def _is_photograph(path: str) -> bool:
+    """Whether a file of a folder is meant: no hidden one, and no result of ours."""
+    name = path.rsplit("/", 1)[-1].lower()
+    is_ours = name.endswith((LABELS_ENDING, OVERLAY_ENDING))
+    return name.endswith(IMAGE_ENDINGS) and not name.startswith(".") and not is_ours
 
 
 # The work.
@@ -208,10 +243,13 @@ def open_work(
         UserError: as `open_models`.
     """
     from ovseg_model.class_names import embed_classes
+    from ovseg_model.proposals.soft import HardProposals
     from ovseg_model.segment import Segmenter
     from pipelines.draw_segmentation import class_colours
 
     models = open_models(model_options, folder.path(".work"))
+    if isinstance(models.network, HardProposals):  # masks without classes: CLIP stands alone, whatever was asked
+        options = replace(options, clip_weight=1.0)
     vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)
     segmenter = Segmenter(models.network, models.regions, options)
     made_by = {
@@ -225,6 +263,12 @@ def open_work(
     }
     colours_K3 = class_colours(classes.asked)
     return Work(segmenter, classes, vectors, colours_K3, asked.least_score, folder, made_by, models.meaningless)
+
+
+def notices(work: Work) -> Sequence[str]:
+    """What should be known of the labels: whether CLIP has ever seen a photograph."""
+    lines = list(ONLY_SCENES) if knows_only_scenes([work.made_by["models"]["clip"]]) else []
+    return [*lines, *(["CLIP's weights are random: the labels mean nothing"] if work.meaningless else [])]
 
 
 def segment_all(uris: Sequence[str], fetch: FetchOptions, work: Work) -> Results:
@@ -253,12 +297,12 @@ def _missing(uris: Sequence[str], fetch: FetchOptions, work: Work, results: Resu
 
 
 def _stands(uri: str, sha256: str, work: Work) -> bool:
-    """Whether the JSON, which is written last, is of this image and these options."""
-    name = f"{stem(uri)}.json"
-    if not work.folder.has(name):
+    """Whether all files are there, and the JSON, which is written last, is of this image and these options."""
+    name = stem_of(uri)
+    if not all(work.folder.has(name + ending) for ending in (LABELS_ENDING, OVERLAY_ENDING, FACTS_ENDING)):
         return False
     try:
-        found = work.folder.read_json(name)
+        found = work.folder.read_json(name + FACTS_ENDING)
     except ValueError:
         return False
     made_by = json.loads(json.dumps(work.made_by))
@@ -266,7 +310,7 @@ def _stands(uri: str, sha256: str, work: Work) -> bool:
 
 
 def _segment_batch(batch: Sequence[LoadedImage], work: Work, results: Results) -> None:
-    inputs = [ImageInput(stem(image.uri), image.uri, image.pixels_HW3) for image in batch]
+    inputs = [ImageInput(stem_of(image.uri), image.uri, image.pixels_HW3) for image in batch]
     for image, found in zip(batch, work.segmenter.segment(inputs, work.vectors), strict=True):
         if isinstance(found, ProposalError):
             results.dropped.append({"image": image.uri, "reason": found.reason, "detail": found.detail})
@@ -286,24 +330,25 @@ def write_result(image: LoadedImage, found: Segmentation, work: Work) -> None:
     asked = work.classes.asked
     labels_HW = np.where(found.labels_HW < asked, found.labels_HW, UNLABELLED).astype(np.uint16)
     names = titles(work.classes.names[:asked])
-    name = stem(image.uri)
-    work.folder.write(f"{name}.labels.png", label_png(labels_HW, work.colours_K3))
+    name = stem_of(image.uri)
+    work.folder.write(name + LABELS_ENDING, label_png(labels_HW, work.colours_K3))
     overlay = draw_overlay_with_legend(image.pixels_HW3, labels_HW, names, work.colours_K3)
-    work.folder.write(f"{name}.overlay.png", overlay)
-    work.folder.write_json(f"{name}.json", describe(image, labels_HW, found, work))
+    work.folder.write(name + OVERLAY_ENDING, overlay)
+    work.folder.write_json(name + FACTS_ENDING, describe(image, labels_HW, found, work))
 
 
 def describe(image: LoadedImage, labels_HW: np.ndarray, found: Segmentation, work: Work) -> dict[str, Any]:
     """What the JSON of one image holds.
 
     labels: by class, its number in the label map and the pixels it covers. instances: every proposal with its best
-    class, best first, masks may overlap. segments: the panoptic ones, which do not. Background is left out.
+    class, best first, masks may overlap; of the demo, the proposals that a class chose. segments: the panoptic ones,
+    which do not overlap. Background is left out of all. The table of docs/segmentation.md names every field.
     """
     from ovseg_model.segment import instances, panoptic_segments
 
     asked, options = work.classes.asked, work.segmenter.options
     counts_K = np.bincount(labels_HW[labels_HW < asked], minlength=asked)
-    scored, size_HW = found.proposals, labels_HW.shape
+    scored, size_HW = _used(found.proposals, options), labels_HW.shape
     return {
         "image": image.uri.rsplit("/", 1)[-1],
         "sha256": image.sha256,
@@ -318,6 +363,16 @@ def describe(image: LoadedImage, labels_HW: np.ndarray, found: Segmentation, wor
         "meaningless": work.meaningless,
         "made_by": work.made_by,
     }
+
+
+def _used(scored: ScoredProposals, options: SegmentOptions) -> ScoredProposals:
+    """The scores that the label map was made of."""
+    from ovseg_model.segment import best_proposals
+
+    if not options.best_proposal_only:
+        return scored
+    scores_NK = best_proposals(scored)
+    return scored._replace(scores_NK=scores_NK, valid_N=scored.valid_N & scores_NK.any(axis=1))
 
 
 def _rows(segments: Sequence[Segment], size_HW: tuple[int, ...], classes: Classes) -> list[dict[str, Any]]:
@@ -346,6 +401,4 @@ def summary(results: Results, work: Work) -> str:
     lines += [f"  {each['image']}: {each['reason']}, {each['detail']}" for each in results.dropped[:SHOWN_DROPS]]
     if len(results.dropped) > SHOWN_DROPS:
         lines.append(f"  and {len(results.dropped) - SHOWN_DROPS:,} more in {work.folder.path(DROPS_FILE)}")
-    if work.meaningless:
-        lines.append("CLIP's weights are random: the labels mean nothing")
-    return escaped("\n".join([*lines, f"results: {work.folder.path()}"]))
+    return "\n".join(map(escaped, [*lines, *notices(work), f"results: {work.folder.path()}"]))

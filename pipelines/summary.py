@@ -21,7 +21,7 @@ KEPT_AS = {
 """What kept means at each stage."""
 
 ONLY_SCENES = (
-    "SCENES: the CLIP that matched ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
+    "SCENES: the CLIP that is used ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
     "photographs give --clip ViT-B-16/openai, another of open_clip's, or a checkpoint.",
 )
 

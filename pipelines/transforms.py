@@ -1,13 +1,14 @@
 """The steps as Beam transforms: as little logic as possible, everything they do is a function from elsewhere.
 
-The only module that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`, never a
-caption, a mask or a pixel. Scoring has a short pipeline of its own: samples by their paths in, counts out.
+The only module of a run that imports Beam when it is imported. Between stages travel unit numbers and `PartStats`,
+never a caption, a mask or a pixel. Scoring has a short pipeline of its own: samples by their paths in, counts out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import apache_beam as beam
 
@@ -20,19 +21,19 @@ from pipelines.units import PartStats, Step, StoredTable
 
 
 class ListUnits(beam.PTransform):
-    """The run's unit numbers, spread over the workers."""
+    """The numbers of the units to make, spread over the workers."""
 
-    def __init__(self, count: int) -> None:
-        """`count` units, numbered from 0."""
+    def __init__(self, numbers: range) -> None:
+        """All of the run, or every n-th for a shard."""
         super().__init__()
-        self._count = count
+        self._numbers = numbers
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
-        """Only the count is part of the job graph, so that a million images do not swell it."""
+        """Only the range is part of the job graph, so that a million images do not swell it."""
         return (
             root
-            | "Count" >> beam.Create([self._count])
-            | "Number" >> beam.FlatMap(unit_numbers).with_output_types(int)
+            | "Range" >> beam.Create([(self._numbers.start, self._numbers.stop, self._numbers.step)])
+            | "Number" >> beam.FlatMap(lambda bounds: range(*bounds)).with_output_types(int)
             | "Spread" >> beam.Reshuffle()
         )
 
@@ -44,6 +45,11 @@ class MakeParts(beam.PTransform):
         """`step` is a small picklable spec; what it needs is opened on the worker."""
         super().__init__()
         self._step = step
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether parts are made here, rather than counted."""
+        return self._step is not None and not isinstance(self._step, StoredTable)
 
     def expand(self, units: beam.PCollection[int]) -> beam.PCollection[PartStats]:
         """One function call a unit."""
@@ -81,14 +87,26 @@ class WriteManifest(beam.PTransform):
         )
 
 
-def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection[dict]:
-    """The whole run: captions to nouns, images to masks, both to pairs."""
-    units = root | "ListUnits" >> ListUnits(plan.units.count)
+def define_pipeline(root: beam.Pipeline, plan: Plan, hints: Mapping[str, str] | None = None) -> beam.PCollection[Any]:
+    """The whole run: captions to nouns, images to masks, both to pairs; the last two, where models run, by `hints`.
+
+    A shard ends without a manifest.
+    """
+    units = root | "ListUnits" >> ListUnits(plan.unit_numbers)
     captions = units | "ReadCaptions" >> MakeParts(plan.captions)
     nouns = units | "ExtractNouns" >> MakeParts(plan.nouns)
-    masks = units | "ProposeMasks" >> MakeParts(plan.masks)
-    pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> MakeParts(plan.pairs)
-    return (captions, nouns, masks, pairs) | "WriteManifest" >> WriteManifest(plan)
+    masks = units | "ProposeMasks" >> hinted(MakeParts(plan.masks), hints)
+    pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> hinted(MakeParts(plan.pairs), hints)
+    tables = (captions, nouns, masks, pairs)
+    return tables | ("FlattenShard" >> beam.Flatten() if plan.is_shard else "WriteManifest" >> WriteManifest(plan))
+
+
+def hinted(parts: MakeParts, hints: Mapping[str, str] | None) -> MakeParts:
+    """The transform with resource hints on all of it, so that no batch crosses a hint's border.
+
+    A table that is stored is only counted, which needs no GPU.
+    """
+    return parts.with_resource_hints(**hints) if hints and parts.runs_models else parts
 
 
 class SumScores(beam.CombineFn):
@@ -128,11 +146,6 @@ def define_scoring(root: beam.Pipeline, job: ScoringJob) -> beam.PCollection[Non
         | "Sum" >> beam.CombineGlobally(SumScores(classes))
         | "Write" >> beam.Map(lambda scores: write_scores(job.folder, scores))
     )
-
-
-def unit_numbers(count: int) -> list[int]:
-    """The numbers of a run's units."""
-    return list(range(count))
 
 
 def make_parts(unit: int, step: Step | StoredTable | None) -> list[PartStats]:

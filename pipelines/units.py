@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -136,7 +136,14 @@ class Step(Protocol):
         """The parts that it reads, by a name of its own: run and part name."""
 
     def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
-        """Makes the rows of one unit."""
+        """Makes the rows of one unit, or of those of its images that the parts hold."""
+
+    def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
+        """Every record of the parts as a drop: what `process` says of them when it cannot be run."""
+
+
+Process = Callable[[int, dict[str, pa.Table]], StepOutput]
+"""A unit and its parts → what a step makes of them."""
 
 
 class PartStats(NamedTuple):
@@ -181,10 +188,11 @@ def step_hash(step: Step, input_hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def make_part(step: Step, unit: int) -> PartStats:
+def make_part(step: Step, unit: int, process: Process | None = None) -> PartStats:
     """Makes one part and its drops, unless they are there with the right hash.
 
-    The drops are written before the part, so that a part that is there has its drops.
+    The drops are written before the part, so that a part that is there has its drops. `process` stands in for the
+    step's own: see guarded_units.
 
     Raises:
         MissingPartError: a part that the step reads is missing.
@@ -197,7 +205,7 @@ def make_part(step: Step, unit: int) -> PartStats:
     if is_done(step, unit, wanted):
         return stored_part(step, unit)
     loaded = {name: source.load_part(part) for name, (source, part) in sources.items()}
-    output = step.process(unit, {name: rows for name, (rows, _) in loaded.items()})
+    output = (process or step.process)(unit, {name: rows for name, (rows, _) in loaded.items()})
     # The hash is of the very bytes that were read: another process may have made an input anew meanwhile.
     hash_ = step_hash(step, {name: footer[HASH_KEY] for name, (_, footer) in loaded.items()})
     part, drops, totals = write_output(step, unit, output, hash_)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat as file_modes
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,9 +41,18 @@ PART_NAME = re.compile(r"part-(\d{5,})(?:-(\w+))?\.parquet")
 FRAGMENT_NAME = re.compile(rf"\.{PART_NAME.pattern}\.[0-9a-f]{{32}}")
 """A part that is being written, or whose writer was killed."""
 
+UNFINISHED_FOLDER = ".unfinished"
+"""What is under way: markers of attempts and checkpoints inside units. Gone when the run is finished."""
+
 UNITS_FILE = "units.json"
 RUN_FILE = "run.json"
 TIMINGS_FILE = "timings.json"
+RETRY_FILE = ".retry"
+"""There while a retry of drops is under way: until the run is finished, every command on it goes on with that."""
+
+SHARDS_FILE = ".shards.json"
+"""What the shards of a run make, until it is finished."""
+
 SUCCESS_FILE = "_SUCCESS"
 EXAMPLES_FILE = "examples.png"
 
@@ -126,16 +136,46 @@ class RunFolder:
         """Removes a file of the run if it is there; raises UserError where it cannot be removed."""
         self._forget(name)
         if self.has(name):
-            with writing(self.path(name)):
+            # Another machine may have removed it since.
+            with writing(self.path(name)), contextlib.suppress(FileNotFoundError):
                 self.file_system.rm_file(self.path(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder of the run with all that is in it; what another worker removes meanwhile is no error."""
+        self.file_system.invalidate_cache(self.path(name))
+        if self.is_local:
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        elif self.has(name):
+            with contextlib.suppress(FileNotFoundError):
+                self.file_system.rm(self.path(name), recursive=True)
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in one folder of the run, sorted; files that are being written are left out."""
-        self.file_system.invalidate_cache(self.path(folder))
-        if not self.has(folder):
-            return []
-        names = (entry.rsplit("/", 1)[-1] for entry in self.file_system.ls(self.path(folder), detail=False))
+        names = (entry.rsplit("/", 1)[-1] for entry in self._list(folder, detail=False))
         return sorted(name for name in names if not name.startswith("."))
+
+    def sizes_bytes(self, folder: str) -> dict[str, int]:
+        """Size by name of the files in one folder of the run; asks more of a file system than names alone."""
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self.entries(folder)}
+
+    def entries(self, folder: str) -> list[dict[str, Any]]:
+        """What the file system says of each file in one folder of the run: its path as `name`, `size`, and its time."""
+        if not self.is_local:
+            return self._list(folder, detail=True)
+        # What fsspec says of a local file more than this takes ten times as long, and a run has many.
+        try:
+            found = os.scandir(self.path(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        with found:
+            return [facts for entry in found if (facts := _facts_of(entry))]
+
+    def _list(self, folder: str, detail: bool) -> list[Any]:
+        self.file_system.invalidate_cache(self.path(folder))
+        try:
+            return self.file_system.ls(self.path(folder), detail=detail)
+        except FileNotFoundError:
+            return []
 
     def make_durable(self) -> None:
         """Waits until all that was written is on its disk: one wait in place of one a file."""
@@ -161,7 +201,8 @@ class RunFolder:
         return pq.read_table(io.BytesIO(self.read(name)), columns=list(columns))
 
     def remove_fragments(self) -> None:
-        """Removes what killed writers left on a local disk: half-written parts and spilled records, nothing else."""
+        """Removes what killed writers left: markers, checkpoints, half-written parts, spilled records; nothing else."""
+        self.remove_folder(UNFINISHED_FOLDER)
         if not self.is_local:
             return
         root = glob.escape(self.path())
@@ -266,6 +307,16 @@ def stamp(data: bytes) -> FileStamp:
 
 def _own_keys(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in (metadata or {}).items() if key.startswith(b"ovseg.")}
+
+
+def _facts_of(entry: os.DirEntry[str]) -> dict[str, Any] | None:
+    """A file's facts under fsspec's names; None for what is no file, or is gone since it was listed."""
+    try:
+        status = entry.stat()
+    except FileNotFoundError:
+        return None
+    is_file = file_modes.S_ISREG(status.st_mode)
+    return {"name": entry.path, "size": status.st_size, "mtime": status.st_mtime} if is_file else None
 
 
 def _protocols(file_system: fsspec.AbstractFileSystem) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas import TABLES
-from schemas.drops import IMAGES, MASKS, NOUNS, PAIRS, READING, Reason
+from schemas.drops import IMAGES, MASKS, NOUNS, PAIRS, READING, WORKERS, Reason
 from schemas.run import RUN_KEYS
 from schemas.table import Table, describe
 
@@ -21,9 +21,9 @@ BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 STAGES_OF_REASONS = {
     "read_captions": READING,
-    "extract_nouns": NOUNS,
-    "propose_masks": IMAGES | MASKS,
-    "match_regions": IMAGES | {"no_masks": MASKS["no_masks"]} | PAIRS,
+    "extract_nouns": NOUNS | WORKERS,
+    "propose_masks": IMAGES | MASKS | WORKERS,
+    "match_regions": IMAGES | {"no_masks": MASKS["no_masks"]} | PAIRS | WORKERS,
 }
 
 

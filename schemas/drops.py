@@ -72,8 +72,18 @@ PAIRS = {
 }
 """Why match_regions drops a noun of an image that has masks."""
 
-REASONS: dict[str, Reason] = {**READING, **NOUNS, **IMAGES, **MASKS, **PAIRS}
+WORKERS = {
+    "worker_killed": Reason(
+        "the worker died at this image alone, twice: killed, out of memory, or a crash in native code", can_pass=True
+    ),
+}
+"""Why every stage but reading drops all records of an image that it cannot get past."""
+
+REASONS: dict[str, Reason] = {**READING, **NOUNS, **IMAGES, **MASKS, **PAIRS, **WORKERS}
 """Every reason that DROPS may name."""
+
+PASSING = tuple(name for name, reason in REASONS.items() if reason.can_pass)
+"""The reasons that can pass, of the network, of time or of memory: what `--retry drops` tries again."""
 
 STAGES = ("read_captions", "extract_nouns", "propose_masks", "match_regions")
 """The stages that drop, in the order of the data."""

@@ -16,7 +16,7 @@ import tiny_clip
 import torch
 
 from ovseg_model import clip as clip_module
-from ovseg_model.clip import ClipWeights, cuttable, load_clip, resolve_clip, resolve_device
+from ovseg_model.clip import ClipWeights, cuttable, encode_class_token, load_clip, resolve_clip, resolve_device
 from schemas.errors import UserError
 
 TEXTS = [
@@ -449,6 +449,44 @@ def test_images_equal_open_clips_own(clip, images):
     vectors = clip.embed_images(images)
     assert vectors.dtype == np.float32 and vectors.shape == (11, 16)
     assert np.allclose(vectors, unit(tiny_clip.build().encode_image(images)), atol=1e-5)
+
+
+def with_image_tower(**vision_cfg: object) -> dict:
+    changed = tiny_clip.config()
+    changed["vision_cfg"].update(vision_cfg)
+    return changed
+
+
+TOKEN_TOWERS = {
+    "CLIP": tiny_clip.config(),
+    "CustomTextCLIP": tiny_clip.config(custom_text=True),
+    "QuickGELU": tiny_clip.config(quick_gelu=True),
+    "LayerNorm after pooling": with_image_tower(final_ln_after_pool=True),
+    "layer scale": with_image_tower(ls_init_value=0.3),
+    "one block": with_image_tower(layers=1),
+}
+WHOLE_TOWERS = {
+    "mean of patches": with_image_tower(pool_type="avg"),
+    "attentional pool": with_image_tower(attentional_pool=True),
+    "blocks of its own": with_image_tower(block_type="custom"),
+}
+
+
+@pytest.mark.parametrize("tower", [*TOKEN_TOWERS, *WHOLE_TOWERS])
+def test_patches_skip_the_last_block_only_where_no_one_reads_them(tower, images, tmp_path):
+    model_cfg = {**TOKEN_TOWERS, **WHOLE_TOWERS}[tower]
+    clip = opened(tmp_path, model_cfg, image_batch=4)
+    assert clip.skips_patches == (tower in TOKEN_TOWERS)
+    assert np.allclose(clip.embed_images(images), unit(tiny_clip.build(model_cfg).encode_image(images)), atol=1e-6)
+
+
+def test_axes_of_older_transformers_are_kept(images):
+    model = tiny_clip.build()
+    transformer = model.visual.transformer
+    transformer.batch_first = False
+    for block in transformer.resblocks:
+        block.attn.batch_first = False
+    assert torch.allclose(encode_class_token(model.visual, images), model.encode_image(images), atol=1e-6)
 
 
 def test_an_image_does_not_depend_on_its_neighbours(clip, images):

@@ -3,13 +3,17 @@
 import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_clip import write_folder
 
 from ovseg_model import finetune as finetune_module
@@ -19,6 +23,7 @@ from ovseg_model.clip import load_clip, resolve_clip
 from ovseg_model.datasets.scene_files import write_scenes
 from ovseg_model.datasets.scenes import SPLITS, draw_scene
 from ovseg_model.finetune_options import STAGES, FinetuneOptions
+from ovseg_model.interrupts import watch_interrupts
 from ovseg_model.training_state import TrainingState
 from pipelines.command_line import main
 from schemas.errors import UserError
@@ -119,13 +124,31 @@ def test_a_full_finetune_opens_as_plain_clip_and_mines_again(command, mined, sce
     assert torch.equal(clip.model.visual.conv1.weight, weights_of(tmp_path / "out")["clip.visual.conv1.weight"])
 
 
-def test_the_stage_before_is_kept(command, tmp_path):
+def test_the_stage_before_is_kept_and_knows_no_prompts(command, tmp_path):
+    """Finetuning before prompt tuning is finetuning alone: what it makes is mode full, byte by byte."""
     assert main(command("--mode", "full-then-prompt")) == 0
     before, after = load_file(tmp_path / "out" / "after-full.safetensors"), weights_of(tmp_path / "out")
-    assert changed(before, after) == {"prompts"}
+    assert (changed(before, after), set(after) - set(before)) == (set(), {"prompts"})
+    assert main(command("--mode", "full", output="alone")) == 0
+    alone = weights_of(tmp_path / "alone")
+    assert (changed(before, alone), set(before)) == (set(), set(alone))
+    again = load_clip(resolve_clip(str(tmp_path / "out" / "open_clip")))  # the finetuned CLIP, for plain open_clip
+    assert torch.equal(again.model.visual.conv1.weight, alone["clip.visual.conv1.weight"])
     stages = [row["stage"] for row in read_log(tmp_path / "out") if row["stage"]]
     assert stages == sorted(stages)
     assert set(stages) == {"full", "prompt"}
+
+
+def test_before_is_clip_as_it_is(command, clip, tmp_path, capsys):
+    evaluation = ["--eval-set", "scenes", "--eval-images", "4"]
+    for mode in ("prompt", "full"):
+        assert main(command("--mode", mode, *evaluation, output=mode)) == 0
+    prompt, full = (
+        json.loads((tmp_path / mode / "result.json").read_text())["accuracy"] for mode in ("prompt", "full")
+    )
+    assert prompt[0] == full[0]
+    assert prompt[1] != full[1]
+    assert "accuracy on scenes:" in capsys.readouterr().out
 
 
 def test_prompts_stay_as_they_are_while_clip_follows_them(command, tmp_path):
@@ -159,7 +182,6 @@ def test_micro_batches_are_the_same_loss(command, tmp_path):
         ["--loss", "paper"],
         ["--gather", "paper"],
         ["--whole-share", "0.3"],
-        ["--hard-negatives"],
         ["--grad-checkpointing"],
         ["--precision", "bf16"],
         ["--workers", "2"],
@@ -215,19 +237,54 @@ def test_a_run_that_is_done_is_not_trained_again_nor_overwritten(command, tmp_pa
     assert (tmp_path / "out" / "adapted.safetensors").stat().st_mtime_ns == made
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 3), (signal.SIGTERM, 7)])
+def test_a_signal_saves_and_the_same_command_goes_on(command, tmp_path, monkeypatch, capsys, number, step):
     learn = TrainingState.learn
 
     def interrupted(self, batch, share):
-        if self.at.step == 5:
-            raise KeyboardInterrupt
+        if self.at.step == step:
+            signal.raise_signal(number)  # it arrives in the middle of a step, which is finished first
         return learn(self, batch, share)
 
+    assert main(command(*MODE, output="whole")) == 0
+    capsys.readouterr()
     monkeypatch.setattr(TrainingState, "learn", interrupted)
-    assert main(command("--mode", "prompt")) == 130
+    assert main(command(*MODE)) == 130
     monkeypatch.undo()
-    assert main(command("--mode", "prompt")) == 0
-    assert "going on at step 5" in capsys.readouterr().out
+    assert main(command(*MODE)) == 0
+    assert f"going on at step {step + 1}" in capsys.readouterr().out
+    whole, out = (tmp_path / name for name in ("whole", "out"))
+    assert (whole / "adapted.safetensors").read_bytes() == (out / "adapted.safetensors").read_bytes()
+    assert losses(whole) == losses(out)
+
+
+MODE = ("--mode", "full-then-prompt", "--cap", "4")
+
+
+def test_a_kill_between_two_stages_is_made_good(command, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert main(command(*MODE, output="whole")) == 0
+
+    def die(self):
+        raise MemoryError
+
+    monkeypatch.setattr(finetune_module._Trainer, "write_stage", die)
+    with pytest.raises(MemoryError):
+        main(command(*MODE, "--save-every", "3"))
+    monkeypatch.undo()
+    assert main(command(*MODE, "--save-every", "3")) == 0
+    for name in ("after-full.safetensors", "adapted.safetensors"):
+        assert (whole / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_second_signal_stops_at_once():
+    with watch_interrupts() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.wanted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # handlers are as they were
 
 
 def test_two_processes_give_the_losses_of_one(command, tmp_path):
@@ -259,19 +316,82 @@ def test_a_loss_that_is_no_number_stops_and_loses_nothing(command, tmp_path, mon
 
     monkeypatch.setattr(TrainingState, "_loss", broken)
     assert main(command("--mode", "full", "--save-every", "4")) == 2
-    assert "the loss of step 6 is nan; the last checkpoint stands" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the loss of step 6 is nan; the last checkpoint stands, but would lead here again" in error
+    assert "train into another --output with a lower learning rate" in error
     monkeypatch.undo()
     assert main(command("--mode", "full", "--save-every", "4")) == 0
     assert "going on at step 4" in capsys.readouterr().out
 
 
+def test_a_gradient_that_is_no_number_stops_before_any_weight_changes(command, tmp_path, monkeypatch, capsys):
+    backward = TrainingState._backward
+
+    def broken(self, batch):
+        loss = backward(self, batch)
+        if self.at.step == 2:
+            self.model.prompts.grad[0, 0, 0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(TrainingState, "_backward", broken)
+    assert main(command("--mode", "prompt", "--save-every", "1")) == 2
+    assert "the gradient of step 2 has the norm nan" in capsys.readouterr().err
+    saved = torch.load(tmp_path / "out" / CHECKPOINT_FILE, weights_only=True)["state"]["training"]
+    assert saved["progress"]["step"] == 2
+    assert set(saved["model"]) == {"prompts", "clip.logit_scale"}  # nothing else trains in mode prompt
+    assert bool(saved["model"]["prompts"].isfinite().all())
+
+
+def test_a_temperature_beyond_the_bound_stays_where_nothing_trains_it(command, clip, tmp_path):
+    """Clamping is for a temperature that trains: prompt tuning changes no byte of CLIP."""
+    path = Path(clip) / "open_clip_model.safetensors"
+    weights = load_file(path)
+    hot = tmp_path / "hot"
+    shutil.copytree(clip, hot)
+    save_file({**weights, "logit_scale": torch.tensor(4.7)}, hot / path.name)
+    assert main(command("--mode", "prompt", "--clip", hot, "--allow-meaningless")) == 0
+    assert float(weights_of(tmp_path / "out")["clip.logit_scale"]) == pytest.approx(4.7)
+
+
 def test_a_checkpoint_of_other_options_is_refused(command, monkeypatch, capsys):
-    test_ctrl_c = pytest.MonkeyPatch()
-    test_ctrl_c.setattr(TrainingState, "learn", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    learn = TrainingState.learn
+
+    def stopped(self, batch, share):
+        signal.raise_signal(signal.SIGINT)
+        return learn(self, batch, share)
+
+    monkeypatch.setattr(TrainingState, "learn", stopped)
     assert main(command("--mode", "prompt")) == 130
-    test_ctrl_c.undo()
-    assert main(command("--mode", "prompt", "--seed", "3")) == 2
-    assert "was made with another seed" in capsys.readouterr().err
+    monkeypatch.undo()
+    for more, name in ((("--seed", "3"), "seed"), (("--eval-set", "scenes", "--eval-images", "2"), "eval_set")):
+        assert main(command("--mode", "prompt", *more)) == 2
+        assert f"was made with another {name}" in capsys.readouterr().err
+
+
+def test_hard_negatives_train_though_no_row_is_of_their_noun(command, mined, tmp_path):
+    folder = tmp_path / "negative"
+    folder.mkdir()
+    for part in (mined / "pairs").iterdir():
+        table = pq.read_table(part)
+        place = table.schema.get_field_index("hard_negatives")
+        column = pa.array([["unicorn", "sky"]] * len(table), table.schema.field(place).type)
+        pq.write_table(table.set_column(place, table.schema.field(place), column), folder / part.name)
+    more = ["--mode", "joint", "--hard-negatives", "--pairs", folder, "--where", "noun != 'sky'"]
+    assert main(command(*more)) == 0
+    assert main(command("--mode", "joint", "--where", "noun != 'sky'", output="without")) == 0
+    assert losses(tmp_path / "out")[0] > losses(tmp_path / "without")[0]  # two more texts in every softmax
+
+
+def test_hard_negatives_that_are_not_there_are_said(command, capsys):
+    assert main(command("--hard-negatives")) == 2
+    assert "--hard-negatives: no row of" in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_one_sentence(command, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.json").write_text("{")
+    assert main(command()) == 2
+    assert "result.json: is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,23 @@ def test_beam_may_replay_every_bundle(plain, corpus, tmp_path):
 
 def test_a_second_command_makes_nothing(plain, corpus, tmp_path):
     shutil.copytree(plain, tmp_path / "run")
+    (tmp_path / "run/.submitted.json").unlink()  # so that it looks at every part
     assert main(["mine", *corpus, "--output", str(tmp_path / "run"), "--runner", "plain"]) == 0
     assert set(made_of(tmp_path / "run").values()) == {0}
     assert files_of(tmp_path / "run") == files_of(plain)
+
+
+def test_a_second_submission_is_answered_before_beam_and_torch_are_imported(plain, corpus):
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
+    code = "import sys; from pipelines.command_line import main; print(main(sys.argv[1:]), *sys.modules)"
+    # Whoever runs it, and with whatever of Beam's own, as long as that was understood before.
+    command = [sys.executable, "-c", code, "mine", *corpus, "--output", str(plain), "--runner", "FnApiRunner"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "is finished: this command made it; nothing was done" in done.stdout
+    status, *modules = done.stdout.splitlines()[-1].split()
+    assert status == "0"
+    assert {"torch", "apache_beam", "open_clip", "nltk"} & set(modules) == set()
+    assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
 def test_only_what_is_missing_or_stale_is_made(plain, corpus, tmp_path):

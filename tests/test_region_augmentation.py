@@ -36,23 +36,45 @@ def test_an_item_is_the_region_that_the_miner_scores():
 def test_crops_have_the_area_and_ratio_that_were_asked_for():
     augmentation = Augmentation(scale=(0.5, 0.8), ratio=(0.7, 1.6))
     randoms = random.Random(0)
-    drawn = [draw_crop_xywh(100, 120, augmentation, randoms) for _ in range(300)]
+    drawn = [draw_crop_xywh(100, 240, augmentation, randoms) for _ in range(300)]
     for x, y, w, h in drawn:
-        assert 0 <= x <= 120 - w
+        assert 0 <= x <= 240 - w
         assert 0 <= y <= 100 - h
-        assert 0.49 < w * h / 12_000 < 0.81
-        assert 0.69 < w / h < 1.62
+        assert 0.49 < w * h / 24_000 < 0.81
+        assert 0.69 < (w / 240) / (h / 100) < 1.62  # in the square that the frame is stretched to
     assert len(set(drawn)) > 250
-    assert draw_crop_xywh(7, 5, Augmentation((1, 1), (5 / 7, 5 / 7)), randoms) == (0, 0, 5, 7)
+    assert draw_crop_xywh(7, 5, Augmentation((1, 1), (1, 1)), randoms) == (0, 0, 5, 7)
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 40), (40, 10), (1, 9), (9, 1), (1, 1), (31, 97)])
-def test_long_regions_fall_back_as_torchvision_does(height, width):
+@pytest.mark.parametrize(("height", "width"), [(50, 200), (200, 50), (90, 97)])
+def test_a_long_region_keeps_its_area_and_varies(height, width):
+    """In its own frame a crop of 3 : 4 to 4 : 3 would be the same centre piece every time."""
+    drawn = [draw_crop_xywh(height, width, Augmentation(), random.Random(seed)) for seed in range(50)]
+    assert all(0.88 < w * h / (height * width) <= 1 for _, _, w, h in drawn)
+    assert len(set(drawn)) > 25
+
+
+def test_the_crop_of_a_square_is_torchvisions():
+    """Equal means over many draws, by the same rule from other random numbers."""
     from torchvision.transforms import RandomResizedCrop
 
-    scale, ratio = (0.9, 1.0), (3 / 4, 4 / 3)
-    top, left, h, w = RandomResizedCrop.get_params(torch.empty(3, height, width), scale, ratio)
-    assert draw_crop_xywh(height, width, Augmentation(scale, ratio), random.Random(1)) == (left, top, w, h)
+    torch.manual_seed(0)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(torch.empty(3, 200, 200), (0.9, 1), (3 / 4, 4 / 3)) for _ in range(3000)]
+    )
+    ours = np.array([draw_crop_xywh(200, 200, Augmentation(), random.Random(seed)) for seed in range(3000)])
+    for column, other in ((0, 1), (1, 0), (2, 3), (3, 2)):  # x, y, w, h beside top, left, h, w
+        assert abs(ours[:, column].mean() - theirs[:, other].mean()) < 0.5
+        assert abs(ours[:, column].std() - theirs[:, other].std()) < 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_the_smallest_regions(size):
+    x, y, w, h = draw_crop_xywh(*size, Augmentation((0.01, 0.02)), random.Random(1))
+    assert 0 <= x < x + w <= size[1]
+    assert 0 <= y < y + h <= size[0]
+    assert draw_crop_xywh(10, 20, Augmentation((1, 1), (2, 4)), random.Random(1)) == (0, 2, 20, 5)
+    assert draw_crop_xywh(10, 20, Augmentation((1, 1), (0.25, 0.5)), random.Random(1)) == (5, 0, 10, 10)
 
 
 def test_a_crop_of_region_and_mask_is_one_crop():
@@ -75,8 +97,10 @@ def test_a_crop_of_region_and_mask_is_one_crop():
 def test_a_crop_that_would_show_fill_only_is_not_taken():
     mask_HW = np.zeros((10, 60), bool)
     mask_HW[:, 0] = mask_HW[:, -1] = True
-    assert draw_crop_xywh(10, 60, Augmentation(), random.Random(0))[0] > 0
-    assert crop_box_xywh(mask_HW, (0, 0, 60, 10), Augmentation(), random.Random(0)) == (0, 0, 60, 10)
+    small = Augmentation((0.2, 0.25))
+    x, y, w, h = draw_crop_xywh(10, 60, small, random.Random(3))
+    assert not mask_HW[y : y + h, x : x + w].any()
+    assert crop_box_xywh(mask_HW, (0, 0, 60, 10), small, random.Random(3)) == (0, 0, 60, 10)
 
 
 def test_a_thin_part_survives_shrinking():

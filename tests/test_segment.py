@@ -1,5 +1,7 @@
 """The two-stage segmenter on numbers worked out by hand: two proposals, three classes, four pixels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_clip
@@ -89,6 +91,19 @@ def test_many_classes_are_taken_a_few_at_a_time():
     )
     sums_KHW = np.tensordot(scored.scores_NK.astype(np.float64), scored.masks_Nhw, (0, 0))
     assert np.array_equal(label_map(scored, (6, 7), SegmentOptions()), sums_KHW.argmax(axis=0))
+
+
+@pytest.mark.parametrize("frame", [(6, 7), (9, 11)])
+def test_parts_give_what_the_whole_gives(frame, monkeypatch):
+    randoms = np.random.default_rng(1)
+    masks = randoms.random((5, 6, 7), np.float32) > 0.7
+    scored = ScoredProposals(masks, randoms.random((5, 9), np.float32), np.ones(5, bool))
+    whole = label_map(scored, frame, SegmentOptions()), panoptic_segments(scored, SegmentOptions())
+    monkeypatch.setattr("ovseg_model.segment.SUMS_AT_ONCE", 40)
+    parts = label_map(scored, frame, SegmentOptions()), panoptic_segments(scored, SegmentOptions())
+    assert np.array_equal(whole[0], parts[0])
+    assert (whole[0] == UNLABELLED).any()
+    assert [each.mask_hw.tolist() for each in whole[1]] == [each.mask_hw.tolist() for each in parts[1]]
 
 
 def test_the_demo_keeps_one_proposal_a_class():
@@ -189,7 +204,8 @@ def test_an_empty_mask_counts_by_the_network_alone(clip, classes):
 
 def test_the_network_alone_runs_no_clip(classes):
     probability = np.array([[0.5, 0.2]], np.float32)
-    segmenter = Segmenter(Given([masks_of(1)], probability), None, SegmentOptions(clip_weight=0))
+    regions = SimpleNamespace(clip=SimpleNamespace(device="cpu"))  # nothing that could embed
+    segmenter = Segmenter(Given([masks_of(1)], probability), regions, SegmentOptions(clip_weight=0))
     (found,) = segmenter.segment(images(1), classes)
     assert np.array_equal(found.proposals.scores_NK, probability)
 

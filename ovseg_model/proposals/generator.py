@@ -133,6 +133,13 @@ def resolve_generator(name: str, options: Mapping[str, object], device: str, wor
     return GeneratorSpec(name, values, device, _canonical_json(name, found.identity), tuple(found.places.items()))
 
 
+def on_device(spec: GeneratorSpec, device: str) -> GeneratorSpec:
+    """Return the spec of a generator that was resolved here and will be opened on a machine with another device."""
+    identity = json.loads(spec.identity_json)
+    identity |= {"device": device} if "device" in identity else {}
+    return dataclasses.replace(spec, device=device, identity_json=_canonical_json(spec.name, identity))
+
+
 def open_generator(spec: GeneratorSpec) -> MaskGenerator:
     """Open a resolved generator in this process."""
     if ":" in spec.name:

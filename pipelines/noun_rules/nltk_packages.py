@@ -48,6 +48,12 @@ def package_sha256() -> dict[str, str]:
     }
 
 
+def package_places() -> list[str]:
+    """The files that the rules read, or the zip files that hold them, each once."""
+    pointers = [pointer for place, files in _FILES.values() for pointer in _find(place, files)]
+    return sorted({str(each.zipfile.filename if hasattr(each, "zipfile") else each.path) for each in pointers})
+
+
 def _is_there(package: str) -> bool:
     place, files = _FILES[package]
     try:

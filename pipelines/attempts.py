@@ -1,0 +1,160 @@
+"""Attempts at a unit: a marker file before the work and gone after it, so that whatever kills a worker is counted.
+
+A marker whose worker runs no more is a death: kill -9, the kernel's out-of-memory killer and a crash in native code
+leave one. An exception, Ctrl-C among them, takes its marker away, unless it says that memory ran out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import platform
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.write_tables import UNFINISHED_FOLDER, RunFolder
+
+FOREIGN_LIFE_S = 3600.0
+"""How long a worker of another machine, which cannot be asked, counts as alive after its attempt began."""
+
+_live: set[tuple[RunFolder, str]] = set()
+"""Markers of work that this process has under way."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """The attempts of all workers at one unit of one stage; `key` tells one way of making it from another."""
+
+    run: RunFolder
+    stage: str
+    unit: int
+    key: str
+
+    @property
+    def folder(self) -> str:
+        """Where the markers lie in the run."""
+        return f"{UNFINISHED_FOLDER}/attempts/{self.stage}-{self.unit:05d}-{self.key}"
+
+    def deaths(self) -> Counter[str]:
+        """How many workers died at each piece of work, by its name."""
+        names = self.run.names(self.folder)
+        return Counter(name.split(".")[0] for name in names if is_dead(self._read(name)))
+
+    @contextlib.contextmanager
+    def attempt(self, work: str) -> Iterator[None]:
+        """Around a piece of work, `work` its name: letters and digits.
+
+        A worker that the end of the process stops, as Ctrl-C stops Beam's threads, has not died either.
+        """
+        marker = (self.run, f"{self.folder}/{work}.{uuid.uuid4().hex}.json")
+        self._write(marker[1], out_of_memory=False)
+        _live.add(marker)
+        try:
+            yield
+        except BaseException as error:
+            if is_out_of_memory(error):
+                self._write(marker[1], out_of_memory=True)
+                _live.discard(marker)
+            raise
+        finally:
+            if marker in _live:
+                _take_away(marker)
+
+    def forget(self) -> None:
+        """Removes all markers, when the unit's part stands."""
+        self.run.remove_folder(self.folder)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return self.run.read_json(f"{self.folder}/{name}")
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _write(self, name: str, out_of_memory: bool) -> None:
+        marker = {**this_worker(), "began": time.time(), "out_of_memory": out_of_memory}
+        # A lost marker costs one more attempt: it need not outlive a power cut, and so waits for no disk.
+        self.run.write(name, json.dumps(marker).encode(), durable=False)
+
+
+def is_dead(marker: dict[str, Any] | None) -> bool:
+    """Whether the worker that wrote a marker died at its work; None is a marker that its worker took away."""
+    if marker is None:
+        return False
+    if marker["out_of_memory"]:
+        return True
+    if marker["machine"] != this_machine():
+        return time.time() - marker["began"] > FOREIGN_LIFE_S
+    return not is_running(marker["pid"], marker["started"])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out; torch's class is told by its name, without torch."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def this_worker() -> dict[str, Any]:
+    """What tells this process from any other."""
+    return {"machine": this_machine(), "pid": os.getpid(), "started": started_at(os.getpid())}
+
+
+@functools.cache
+def this_machine() -> str:
+    """Host, its boot, and its space of process ids: a pid means something only within all three."""
+    places = ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid")
+    return " ".join([platform.node(), *map(_text_of, places)])
+
+
+def is_running(pid: int, started: str) -> bool:
+    """Whether the process that once started as `pid` runs still, here; a zombie does not."""
+    if os.path.exists("/proc/self/stat"):
+        return bool(started) and started_at(pid) == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def started_at(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty for one that is gone or a zombie, and without a /proc."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]
+
+
+def _text_of(path: str) -> str:
+    try:
+        return os.readlink(path) if os.path.islink(path) else _first_line(path)
+    except OSError:
+        return ""
+
+
+def _first_line(path: str) -> str:
+    with open(path) as file:
+        return file.readline().strip()
+
+
+def _take_away(marker: tuple[RunFolder, str]) -> None:
+    _live.discard(marker)
+    run, name = marker
+    with contextlib.suppress(FileNotFoundError):
+        run.file_system.rm_file(run.path(name))
+
+
+@atexit.register
+def _take_all_away() -> None:
+    """At a normal end of the process: work that stops with it did not kill it."""
+    for marker in list(_live):
+        _take_away(marker)
