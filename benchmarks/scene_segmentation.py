@@ -127,8 +127,8 @@ def main() -> None:
     arguments = parser.parse_args()
     models, network = models_of(arguments.folder), train_network(arguments.folder)
     text = [
-        f"{IMAGES} test scenes of 128 px. By masks of the truth mean and range over {len(SEEDS)} seeds of finetuning, by "
-        f"proposals the first seed. λ and threshold of MaskFormer are tuned on {TUNE_IMAGES} validation scenes.",
+        f"{IMAGES} test scenes of 128 px. By masks of the truth mean and range over {len(SEEDS)} seeds of finetuning, "
+        f"by proposals the first seed. λ and threshold of MaskFormer are tuned on {TUNE_IMAGES} validation scenes.",
         "",
     ]
     for benchmark, title in STYLES.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -59,8 +58,6 @@ def open_engine(
     Raises:
         UserError: the engine is not there, or cannot have so many workers.
     """
-    if workers and runner not in POOL_RUNNERS:
-        raise UserError(f"--workers {workers}: wanted one of --runner {', '.join(POOL_RUNNERS)}, got {runner}")
     arguments = [*beam_arguments, *engine_arguments(runner, beam_arguments, workers, engines)]
     # It warns whenever it ends the engine that it started.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
@@ -77,8 +74,10 @@ def engine_arguments(runner: str, given: Sequence[str], workers: int, engines: s
     """The arguments that make Beam use an installed engine, apart from those that the user gave.
 
     Raises:
-        UserError: the engine is not there.
+        UserError: the engine is not there, or cannot have so many workers.
     """
+    if workers and runner not in POOL_RUNNERS:
+        raise UserError(f"--workers {workers}: wanted one of --runner {', '.join(POOL_RUNNERS)}, got {runner}")
     wanted = {"--direct_num_workers": str(workers)} if runner == "FnApiRunner" and workers else {}
     if not is_given("--job_endpoint", given):  # else the engine runs already, and is not ours to find
         if runner == "PrismRunner" and not is_given(PRISM_OPTION, given):
@@ -161,7 +160,7 @@ def fn_api_runner(pool_address: str) -> Any:
 
 def sentence_of_engine(runner: str, text: str) -> str | None:
     """One sentence where an engine's error says that a worker or the engine itself is gone; None for other errors."""
-    if not any(sign in text for sign in LOST_WORKER) or re.search(r"^Traceback", text, re.MULTILINE):
+    if not any(sign in text for sign in LOST_WORKER) or "Traceback (most recent call last)" in text:
         return None
     return (
         f"{runner} lost a worker process, or itself died; parts that were made stay, and the same command goes on "

@@ -20,8 +20,8 @@ from pipelines.mine_pairs import TAKES
 from schemas import UserError
 
 VERB = "verb"
-FIXED = ("runner",)
-"""Options that are no parameters: a template runs on Dataflow."""
+FIXED = ("runner", "devices", "workers", "engines", "shard_count", "shard_index", "finish")
+"""Options that are no parameters: a template runs on Dataflow, not on this machine or without an engine."""
 
 Parameter = dict[str, Any]
 
@@ -56,7 +56,7 @@ def command_of(arguments: Sequence[str]) -> list[str]:
             command += option_of(name, value, types[name])
         else:
             command.append(argument)
-    named = any(argument.startswith("--runner") for argument in command)
+    named = any(argument.partition("=")[0] == "--runner" for argument in command)
     return [verb, *command, *([] if named else [f"--runner={DATAFLOW}"])]
 
 

@@ -16,7 +16,7 @@ from pipelines.command_line import VERBS
 from pipelines.dataflow import DATAFLOW, accelerator_hints, check_accelerator, dataflow_arguments
 from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
-from pipelines.engines import OpenEngine, open_engine, sentence_of_engine
+from pipelines.engines import OpenEngine, engine_arguments, open_engine, sentence_of_engine
 from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
     AcceleratorOptions,
@@ -300,7 +300,7 @@ def executor(options: MineOptions, beam_arguments: Sequence[str]) -> Callable[[P
     """What runs a plan: a process a device, plain loops, or Beam on a runner.
 
     Raises:
-        UserError: Dataflow was not told all that it needs.
+        UserError: Dataflow was not told all that it needs, or the runner's engine is not installed.
     """
     run = options.run
     if run.devices:
@@ -309,6 +309,7 @@ def executor(options: MineOptions, beam_arguments: Sequence[str]) -> Callable[[P
         return run_plain
     if run.runner == DATAFLOW:
         beam_arguments = dataflow_arguments(beam_arguments, options.accelerator)
+    engine_arguments(run.runner, beam_arguments, run.workers, run.engines)  # refused before any work
     return lambda plan: run_beam(plan, run, beam_arguments, accelerator_hints(options.accelerator))
 
 
@@ -334,17 +335,16 @@ def run_pipeline(define: Callable[[Any], object], name: str, engine: OpenEngine)
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    try:
-        with engine as (runner, arguments), beam.Pipeline(runner, PipelineOptions(arguments)) as root:
-            define(root)
-    except UserError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
+    with engine as (runner, arguments):
+        try:
+            with beam.Pipeline(runner, PipelineOptions(arguments)) as root:
+                define(root)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            sentence = sentence_of_worker(text) or sentence_of_engine(name, text)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from error
 
 
 def sentence_of_worker(text: str) -> str | None:

@@ -1,6 +1,8 @@
 """Runs whose processes are watched and killed from outside."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +22,9 @@ def start(arguments, folder):
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "MORTAL": str(folder)}
     command = [sys.executable, "-m", "pipelines", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def workers_of(folder, count, process, timeout_s=120):

@@ -121,7 +121,7 @@ def test_the_metadata_are_valid():
         assert all(isinstance(each[name], str) and each[name] for name in ("label", "helpText"))
         assert isinstance(each.get("defaultValue", ""), str)
         assert (each["paramType"] == "ENUM") == ("enumOptions" in each)
-        if "enumOptions" in each:
+        if "enumOptions" in each and "defaultValue" in each:
             assert each["defaultValue"] in [choice["value"] for choice in each["enumOptions"]]
     assert [each["name"] for each in METADATA["parameters"] if not each["isOptional"]] == ["output"]
 

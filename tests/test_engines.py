@@ -166,9 +166,10 @@ def test_other_runners_are_told_nothing_but_their_workers():
 )
 def test_a_missing_engine_is_one_sentence(arguments, message, drawn, tmp_path, capsys):
     arguments = [argument.replace("NONE", str(tmp_path / "none")) for argument in arguments]
-    nouns = ["nouns", "--nouns", "lexicon", "--captions", str(drawn / "captions.json"), "--output", str(tmp_path / "r")]
-    assert main([*nouns, *arguments]) == 2
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images")]
+    assert main(["nouns", "--nouns", "lexicon", *inputs, "--output", str(tmp_path / "run"), *arguments]) == 2
     assert message.replace("NONE", str(tmp_path / "none")) in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

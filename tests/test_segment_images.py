@@ -29,7 +29,7 @@ class ColourRegions:
     """A region's vector is its mean colour."""
 
     def __init__(self, meaningless=False):
-        self.clip = SimpleNamespace(weights=SimpleNamespace(meaningless=meaningless))
+        self.clip = SimpleNamespace(weights=SimpleNamespace(meaningless=meaningless), device="cpu")
 
     def embed(self, images):
         return [self.colours(image_HW3, np.concatenate(chunks)) for image_HW3, chunks in images]

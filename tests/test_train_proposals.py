@@ -334,10 +334,11 @@ def test_a_benchmark_reads_folders_of_its_own_layout(files):
         "two",
         "Two",
         (BenchmarkClass(7, "sky, heaven", "sky"), BenchmarkClass(9, "sea", "sea")),
-        lambda folder: [LabelledSample("a", f"{folder}/a", f"{folder}/a.png")],
+        {"val": 1},
+        "val",
+        lambda folder, split: [LabelledSample("a", f"{folder}/a", f"{folder}/a.png")],
         lambda sample: np.zeros((2, 2), np.uint16),
         lambda sample: np.zeros((2, 2 if sample.name == "a" else 3, 3), np.uint8),
-        1,
         OvsegSettings(0.7),
     )
     maps = BenchmarkMaps(benchmark, benchmark.find_samples(files))
