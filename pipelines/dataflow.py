@@ -32,15 +32,11 @@ def default_image(project: str, region: str) -> str:
 
 
 def accelerator_hints(options: AcceleratorOptions) -> dict[str, str]:
-    """Beam's resource hints for steps that run models; none where no GPU is asked for.
-
-    One bundle at a time on a worker: threads of one process would share its GPU and add up their memory.
-    """
+    """Beam's resource hints for steps that run models; none where no GPU is asked for."""
     if not options.accelerator:
         return {}
     driver = ";install-nvidia-driver" if options.install_driver else ""
-    accelerator = f"type:{options.accelerator};count:{options.accelerator_count}{driver}"
-    return {"accelerator": accelerator, "max_active_bundles_per_worker": "1"}
+    return {"accelerator": f"type:{options.accelerator};count:{options.accelerator_count}{driver}"}
 
 
 def check_accelerator(options: AcceleratorOptions, run: RunOptions) -> None:
@@ -98,15 +94,24 @@ def _not_given(given: argparse.Namespace, options: AcceleratorOptions) -> list[s
         added.append("--sdk_location=container")
     if not given.save_main_session:
         added.append("--no_save_main_session")
-    if options.accelerator and options.one_process_per_gpu and ONE_PROCESS not in given.experiments:
-        added.append(f"--experiments={ONE_PROCESS}")
+    if options.accelerator and options.one_process_per_gpu:
+        added += _one_process(given)
     return added
+
+
+def _one_process(given: argparse.Namespace) -> list[str]:
+    """One process and, unless asked otherwise, one thread: units at once would add up on the GPU.
+
+    Beam's hint of bundles at once does not do: it is summed, not kept, each time that a graph is read again.
+    """
+    experiment = [] if ONE_PROCESS in given.experiments else [f"--experiments={ONE_PROCESS}"]
+    return experiment + ([] if given.number_of_worker_harness_threads else ["--number_of_worker_harness_threads=1"])
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Those of Beam's options that decide what is added, by their names in Beam."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in (*NEEDED, "temp_location", "staging_location", "sdk_location"):
+    for name in (*NEEDED, "temp_location", "staging_location", "sdk_location", "number_of_worker_harness_threads"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--sdk_container_image", "--worker_harness_container_image")
     parser.add_argument("--save_main_session", action="store_true")

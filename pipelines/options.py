@@ -125,7 +125,7 @@ class AcceleratorOptions:
     accelerator_count: int = option(1, "GPUs a worker; one process uses one")
     install_driver: bool = option(True, "with --accelerator: Dataflow installs NVIDIA's driver on the workers")
     one_process_per_gpu: bool = option(
-        True, "with --accelerator: one SDK process a worker (experiment no_use_multiple_sdk_containers), so one model"
+        True, "with --accelerator: one SDK process and thread a worker (experiment no_use_multiple_sdk_containers)"
     )
 
 

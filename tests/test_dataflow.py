@@ -88,10 +88,7 @@ def hints_of(proto):
     }
 
 
-GPU_HINTS = {
-    resource_hints.ACCELERATOR.urn: b"type:nvidia-l4;count:1;install-nvidia-driver",
-    resource_hints.MAX_ACTIVE_BUNDLES_PER_WORKER.urn: b"1",
-}
+GPU_HINTS = {resource_hints.ACCELERATOR.urn: b"type:nvidia-l4;count:1;install-nvidia-driver"}
 
 
 def test_every_step_of_masks_and_scoring_asks_for_a_gpu_and_no_other(plan, google):
@@ -172,6 +169,18 @@ def test_one_process_a_gpu_is_an_experiment_beside_the_users_own(google):
         assert "no_use_multiple_sdk_containers" not in experiments([], other)
 
 
+def threads(arguments, accelerator):
+    options = PipelineOptions([*dataflow_arguments([*GOOGLE, *arguments], accelerator), "--runner=DataflowRunner"])
+    return options.view_as(DebugOptions).number_of_worker_harness_threads
+
+
+def test_one_unit_at_a_time_is_on_a_gpu_unless_asked_otherwise(google):
+    assert threads([], L4) == 1
+    assert threads(["--number_of_worker_harness_threads=2"], L4) == 2
+    for other in (AcceleratorOptions(), dataclasses.replace(L4, one_process_per_gpu=False)):
+        assert threads([], other) is None
+
+
 def test_the_driver_can_be_left_to_the_image():
     hints = accelerator_hints(AcceleratorOptions("nvidia-tesla-t4", 2, False, False))
     assert hints["accelerator"] == "type:nvidia-tesla-t4;count:2"
@@ -215,7 +224,8 @@ def test_gpus_that_nobody_gives_or_uses_are_refused(accelerator, run, sentence):
 
 def mine(drawn, output, *arguments):
     captions = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--images-per-unit", "6"]
-    given = ["mine", *captions, "--nouns", "lexicon", "--clip", "scenes", "--torch-threads", "1"]
+    few = ["--mask-option", "max_masks=4", "--torch-threads", "1"]
+    given = ["mine", *captions, "--nouns", "lexicon", "--clip", "scenes", *few]
     return [*given, "--output", str(output), *arguments]
 
 
