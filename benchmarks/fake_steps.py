@@ -4,16 +4,17 @@ The three steps make schema-true rows of references alone: a noun a caption (its
 halves, never read), a pair a noun. No tagger, no pixels, no network; all around them is the product's own: planning,
 freezing, units, parts, hashes, manifest, resume. The rows say that they mean nothing.
 
-`plan` in place of `mine` stops where work would start; `graph` prints the bytes of the job graph instead of running it.
+`plan` in place of `mine` stops where work would start and prints the units; `graph` prints the job graph's bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,13 +179,25 @@ def plan_fake(table: str, run: RunFolder, options: MineOptions) -> Planned:
     return step, StageFacts(step.counts, {}, step.fingerprint(), meaningless=True)
 
 
-def install() -> None:
-    """From now on, runs planned in this process are made by stand-ins.
+@contextlib.contextmanager
+def stand_ins() -> Iterator[None]:
+    """Runs planned meanwhile in this process are made by stand-ins.
 
     Nothing waits for the disk part by part: real steps take long enough for a part to hide it, these do not.
     """
-    os.fsync = lambda descriptor: None
+    planners, fsync = dict(plan.PLANNERS), os.fsync
     plan.PLANNERS.update({table: functools.partial(plan_fake, table) for table in MAKERS})
+    os.fsync = lambda descriptor: None
+    try:
+        yield
+    finally:
+        plan.PLANNERS.update(planners)
+        os.fsync = fsync
+
+
+def plan_mine(arguments: Sequence[str]) -> plan.Plan:
+    """The plan of `ovseg mine` with these arguments."""
+    return plan_run(MAKES["mine"], parse(["mine", *arguments])[0])
 
 
 def graph_bytes(arguments: Sequence[str]) -> int:
@@ -194,25 +207,22 @@ def graph_bytes(arguments: Sequence[str]) -> int:
     from pipelines.transforms import define_pipeline
 
     root = beam.Pipeline(runner="FnApiRunner")
-    define_pipeline(root, plan_run(MAKES["mine"], parse(["mine", *arguments])[0]))
+    define_pipeline(root, plan_mine(arguments))
     return root.to_runner_api().ByteSize()
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs a verb, or one of the two that exist only here."""
-    install()
     verb, *arguments = argv
-    try:
-        if verb == "plan":
-            plan_run(MAKES["mine"], parse(["mine", *arguments])[0])
-            return 0
-        if verb == "graph":
-            print(graph_bytes(arguments))
-            return 0
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return ovseg(argv)
+    with stand_ins():
+        if verb not in ("plan", "graph"):
+            return ovseg(argv)
+        try:
+            print(graph_bytes(arguments) if verb == "graph" else plan_mine(arguments).units.count)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
 
 
 if __name__ == "__main__":

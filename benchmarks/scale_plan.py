@@ -64,8 +64,9 @@ SECONDS_AN_HOUR, GIB = 3600, 2**30
 STAGES = 4
 """Each writes a part and its drops a unit."""
 
-FILES_A_RUN = 8
-"""VOCABULARY's part, run.json, units.json, timings.json, .input.json, .parts.arrow, examples.png and _SUCCESS."""
+FILES_A_RUN = 9
+"""VOCABULARY's part, run.json, units.json, timings.json, examples.png, _SUCCESS, .input.json, .parts.arrow and
+.submitted.json."""
 
 IMAGE_READS = 2
 """An image is read for its masks and once more for its regions."""

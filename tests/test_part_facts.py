@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from run_files import files_of, made_of
 
-from benchmarks import fake_steps
+from benchmarks.fake_steps import main as fakes
 from benchmarks.scale_simulation import counted_requests, write_references
 from pipelines.part_facts import HASH_KEY, KNOWN_FILE, TOTALS_KEY, NotedPart, note_parts
 from pipelines.units import part_name
@@ -88,24 +88,12 @@ def test_a_part_whose_file_is_not_as_noted_is_left_out(run):
     assert open_run_folder(run.url).known.get(name) is None
 
 
-@pytest.fixture(scope="module")
-def fakes():
-    """Stand-ins for the models, for these tests only."""
-    from pipelines import plan
-
-    planners, fsync = dict(plan.PLANNERS), os.fsync
-    fake_steps.install()
-    yield fake_steps.main
-    plan.PLANNERS.update(planners)
-    os.fsync = fsync
-
-
 def mine(source, run):
     return ["mine", "--captions", str(source), "--output", str(run), "--runner", "plain", "--images-per-unit", "8"]
 
 
 @pytest.fixture
-def finished(fakes, tmp_path):
+def finished(tmp_path):
     """A finished run of four units, and the command that made it."""
     write_references(tmp_path / "references.parquet", 32)
     command = mine(tmp_path / "references.parquet", tmp_path / "run")
@@ -113,7 +101,7 @@ def finished(fakes, tmp_path):
     return tmp_path / "run", command
 
 
-def test_a_resumed_run_makes_what_is_missing_and_ends_in_the_same_bytes(finished, fakes):
+def test_a_resumed_run_makes_what_is_missing_and_ends_in_the_same_bytes(finished):
     run, command = finished
     before = files_of(run)
     (run / "_SUCCESS").unlink()
@@ -123,7 +111,7 @@ def test_a_resumed_run_makes_what_is_missing_and_ends_in_the_same_bytes(finished
     assert made_of(run) == {"read_captions": 0, "extract_nouns": 0, "propose_masks": 0, "match_regions": 1}
 
 
-def test_a_table_made_anew_counts_for_those_that_read_it(finished, fakes):
+def test_a_table_made_anew_counts_for_those_that_read_it(finished):
     """Noted facts of NOUNS must not outlive its parts within one command."""
     run, command = finished
     before = files_of(run)
@@ -136,7 +124,7 @@ def test_a_table_made_anew_counts_for_those_that_read_it(finished, fakes):
     assert made_of(run)["extract_nouns"] == 1
 
 
-def test_vocabulary_is_counted_again_only_where_its_parts_changed(finished, fakes, monkeypatch):
+def test_vocabulary_is_counted_again_only_where_its_parts_changed(finished, monkeypatch):
     run, command = finished
     calls = []
     from pipelines import manifest
@@ -144,6 +132,7 @@ def test_vocabulary_is_counted_again_only_where_its_parts_changed(finished, fake
     original = manifest.write_vocabulary
     monkeypatch.setattr(manifest, "write_vocabulary", lambda *args: calls.append(args) or original(*args))
     before = files_of(run)
+    (run / "_SUCCESS").unlink()
     assert fakes(command) == 0
     assert calls == []
     (run / "vocabulary/part-00000.parquet").unlink()
@@ -152,10 +141,11 @@ def test_vocabulary_is_counted_again_only_where_its_parts_changed(finished, fake
     assert files_of(run) == before
 
 
-def test_a_resumed_run_reads_no_part_from_a_store(fakes, tmp_path):
+def test_a_resumed_run_reads_no_part_from_a_store(tmp_path):
     write_references(tmp_path / "references.parquet", 64)
     command = mine(tmp_path / "references.parquet", "memory://test-part-facts")
     assert fakes(command) == 0
+    open_run_folder("memory://test-part-facts").remove("_SUCCESS")
     with counted_requests() as requests:
         assert fakes(command) == 0
     # Eight units have 64 files; the examples at the end are read from one.
