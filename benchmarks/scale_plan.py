@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.unit_overhead import report
 from pipelines.options import FreezeOptions
 from pipelines.units import unit_count
 
@@ -335,6 +336,11 @@ def simulation_table(measured: Measured) -> str:
     return "\n\n".join(lines)
 
 
+def overhead_table(measured: Measured) -> str:
+    """What units cost beside plain loops."""
+    return report(measured["overhead"]["scenes"], measured["overhead"]["cpu_s"])
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -347,6 +353,7 @@ BLOCKS: dict[str, Callable[[Measured], str]] = {
     "gpu": gpu_table,
     "limits": limits_table,
     "simulation": simulation_table,
+    "overhead": overhead_table,
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import shutil
 import statistics
 import sys
@@ -58,6 +59,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         times = measure(Path(folder), draw(Path(folder), given.scenes), given.repeats)
     print(report(given.scenes, times))
+    if given.measured:
+        keep(given.measured, given.scenes, times)
     sys.exit(0 if overhead(times) <= MOST_OVERHEAD else 1)
 
 
@@ -67,7 +70,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where scenes and runs are made; the system's temporary folder otherwise")
+    parser.add_argument("--measured", type=Path, help="JSON that keeps the figures, for docs/scale.md (scale_plan.py)")
     return parser.parse_args()
+
+
+def keep(path: Path, scenes: int, times: dict[str, list[float]]) -> None:
+    """Puts the times into the JSON of measured values."""
+    measured = json.loads(path.read_text()) if path.exists() else {}
+    rounded = {name: [round(each, 2) for each in seconds] for name, seconds in times.items()}
+    measured["overhead"] = {"scenes": scenes, "cpu_s": rounded}
+    path.write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
 
 
 def draw(folder: Path, scenes: int) -> list[str]:
