@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class Given(NamedTuple):
 
 
 HERE = "measured on 2 CPU cores"
+ESTIMATE = "estimated stage by stage, work on the host included; not measured"
 
 GIVEN = {
     "NLTK nouns": Given(1650, "captions a CPU second", f"{HERE}, the lower of two readings"),
@@ -47,6 +49,10 @@ GIVEN = {
     "CLIP ViT-B-32": Given(0.0087, "TFLOP a region", "computed from its layers"),
     "CLIP ViT-B-16": Given(0.0352, "TFLOP a region", "computed from its layers"),
     "CLIP ViT-L-14": Given(0.162, "TFLOP a region", "computed from its layers"),
+    "SAM and CLIP ViT-B-16, tuned, least": Given(0.055, "H100 seconds an image", ESTIMATE),
+    "SAM and CLIP ViT-B-16, tuned, most": Given(0.13, "H100 seconds an image", ESTIMATE),
+    "SAM and CLIP ViT-B-16, as they come, least": Given(2.1, "H100 seconds an image", ESTIMATE),
+    "SAM and CLIP ViT-B-16, as they come, most": Given(4.2, "H100 seconds an image", ESTIMATE),
     "H100": Given(989, "TFLOP/s, bf16 dense", "published"),
     "L4": Given(121, "TFLOP/s, bf16 dense", "published"),
     "share of it that is used": Given(0.4, "", "assumed; decoders bound by memory reach less"),
@@ -61,6 +67,9 @@ PHOTO_PX = (640, 853)
 """A photograph of four to three, as the generator maskformer reads it: short side 640 px."""
 
 SECONDS_AN_HOUR, GIB = 3600, 2**30
+
+SHOWN = ("captions", "nouns", "masks", "pairs", "drops")
+"""The tables that grow with a corpus."""
 
 STAGES = 4
 """Each writes a part and its drops a unit."""
@@ -124,7 +133,7 @@ def line_through(measured: Measured, value: Callable[[Measured], float], size: s
 
 
 def planning_s(measured: Measured) -> Line:
-    """Processor seconds of planning against images."""
+    """Processor seconds of planning against captions; the simulation has one an image."""
     return line_through(measured, lambda run: run["commands"]["plan"]["cpu_s"], "images")
 
 
@@ -163,7 +172,7 @@ WRITES, READS = ("PUT", "DELETE"), ("GET", "HEAD", "LIST")
 def tflop_of(measured: Measured) -> dict[str, float]:
     """TFLOP an image of everything that runs on a GPU."""
     height_px, width_px = PHOTO_PX
-    regions = measured["photographs"]["tables"]["masks"]["rows"] / measured["photographs"]["images"]
+    regions = rows_an_image("masks", measured)
     sam = {f"SAM ViT-B, {side} x {side} points": sam_tflop(side) for side in (32, 16)}
     maskformer = {"MaskFormer Swin-B": GIVEN["MaskFormer Swin-B"].value * height_px * width_px / 640**2}
     clips = {name: GIVEN[name].value * regions for name in GIVEN if name.startswith("CLIP")}
@@ -180,6 +189,11 @@ def gpu_hours(images: float, tflop: float, gpu: str) -> float:
     return images * tflop / (GIVEN[gpu].value * GIVEN["share of it that is used"].value) / SECONDS_AN_HOUR
 
 
+def rows_an_image(table: str, measured: Measured) -> float:
+    """Rows of a table, an image."""
+    return measured["photographs"]["tables"][table]["rows"] / measured["photographs"]["images"]
+
+
 class Limit(NamedTuple):
     """What gives out, its bar, the images at which it is reached by images a unit, and what moves it."""
 
@@ -193,12 +207,12 @@ def limits(measured: Measured) -> list[Limit]:
     """All that grows with a corpus, what gives out first at the default unit before the others."""
     memory, resume, manifest = peak_gib(measured), resume_s(measured), manifest_bytes(measured)
     most_gib = GIVEN["memory of the launching machine"].value
-    more = "--images-per-unit; several runs"
+    captions, more = planning_s(measured).reaches(12 * SECONDS_AN_HOUR), "--images-per-unit; several runs"
     found = [
         Limit(
             "planning: one process reads and cuts the captions",
             "12 hours",
-            {size: planning_s(measured).reaches(12 * SECONDS_AN_HOUR) for size in UNIT_SIZES},
+            dict.fromkeys(UNIT_SIZES, captions / rows_an_image("captions", measured)),
             "several runs, one a set of input files, planned side by side",
         ),
         Limit("resuming: one process looks at every part", "1 hour", of_units(resume.reaches(SECONDS_AN_HOUR)), more),
@@ -220,7 +234,7 @@ def given_table(measured: Measured) -> str:
     """What the computation starts from."""
     photos = measured["photographs"]
     rows = [[name, f"{each.value:g} {each.unit}".strip(), each.source] for name, each in GIVEN.items()]
-    for table in ("captions", "nouns", "masks", "pairs"):
+    for table in SHOWN:
         facts = photos["tables"][table]
         amount = f"{facts['rows'] / photos['images']:.1f} rows, {facts['bytes'] / photos['images']:,.0f} bytes an image"
         rows.append([table.upper(), amount, f"measured: {photos['images']} COCO photographs, {photos['generator']}"])
@@ -243,11 +257,12 @@ def corpus_table(measured: Measured) -> str:
         "files": lambda corpus: f"{corpus.files:,}",
         **{
             f"{table.upper()}, GB": (lambda corpus, table=table: f"{table_bytes(corpus, table, measured) / 1e9:,.1f}")
-            for table in ("captions", "nouns", "masks", "pairs")
+            for table in SHOWN
         },
+        "all tables, GB": lambda corpus: f"{sum(table_bytes(corpus, table, measured) for table in SHOWN) / 1e9:,.1f}",
         "run.json, MB": lambda corpus: f"{manifest.at(corpus.units) / 1e6:,.0f}",
         "job graph, kB": lambda corpus: f"{graph / 1e3:,.0f}",
-        "planning, CPU hours": lambda corpus: f"{planning.at(corpus.images) / SECONDS_AN_HOUR:,.2f}",
+        "planning, CPU hours": lambda corpus: f"{planning.at(captions_of(corpus, measured)) / SECONDS_AN_HOUR:,.2f}",
         "resuming it complete, CPU hours": lambda corpus: f"{resume.at(corpus.units) / SECONDS_AN_HOUR:,.2f}",
         "memory of the launching process, GiB": lambda corpus: f"{memory.at(corpus.units):,.1f}",
         "nouns by NLTK, CPU hours": lambda corpus: f"{noun_hours(corpus, measured):,.1f}",
@@ -260,11 +275,14 @@ def corpus_table(measured: Measured) -> str:
     return markdown(["", *(corpus.label for corpus in CORPORA)], rows)
 
 
+def captions_of(corpus: Corpus, measured: Measured) -> float:
+    """Captions of a corpus."""
+    return corpus.images * rows_an_image("captions", measured)
+
+
 def noun_hours(corpus: Corpus, measured: Measured) -> float:
     """CPU hours of NLTK's tagger."""
-    photos = measured["photographs"]
-    captions = corpus.images * photos["tables"]["captions"]["rows"] / photos["images"]
-    return captions / GIVEN["NLTK nouns"].value / SECONDS_AN_HOUR
+    return captions_of(corpus, measured) / GIVEN["NLTK nouns"].value / SECONDS_AN_HOUR
 
 
 def gpu_table(measured: Measured) -> str:
@@ -275,6 +293,11 @@ def gpu_table(measured: Measured) -> str:
         hours = {gpu: gpu_hours(images, tflop, gpu) for gpu in ("H100", "L4")}
         count = hours["H100"] / (days * 24)
         rows.append([name, f"{tflop:.2f}", f"{hours['H100']:,.0f}", f"{hours['L4']:,.0f}", f"{count:,.1f}"])
+    for way in ("tuned", "as they come"):
+        least, most = (GIVEN[f"SAM and CLIP ViT-B-16, {way}, {end}"].value for end in ("least", "most"))
+        low, high = (images * each / SECONDS_AN_HOUR for each in (least, most))
+        count = f"{low / days / 24:,.0f} to {high / days / 24:,.0f}"
+        rows.append([f"SAM and CLIP ViT-B-16, {way}, estimated", "", f"{low:,.0f} to {high:,.0f}", "", count])
     cpu_hours = images * GIVEN["felzenszwalb"].value / SECONDS_AN_HOUR
     rows.append(["felzenszwalb, on CPU cores", "", f"{cpu_hours:,.0f} core hours", "", ""])
     head = ["", "TFLOP an image", "H100 hours", "L4 hours", f"H100s for {days:g} days"]
@@ -292,7 +315,7 @@ def limits_table(measured: Measured) -> str:
     first = found[0]
     name, millions = first.what.split(":")[0], first.images[UNIT_SIZES[0]] / 1e6
     sentence = f"The first limit is {name}: {first.bar} at {millions:,.0f} million images. {store_sentence(measured)}"
-    return f"{markdown(head, rows)}\n\n{sentence}"
+    return f"{markdown(head, rows)}\n\n{filled(sentence)}"
 
 
 def store_sentence(measured: Measured) -> str:
@@ -324,7 +347,7 @@ def simulation_table(measured: Measured) -> str:
         for name, each in run["commands"].items()
     ]
     clock = {"cpu": "processor", "wall": "wall"}[run["clock"]]
-    lines = [
+    paragraphs = [
         f"{images:,} references in {run['units']:,} units; {machine['cpus']} CPU cores ({machine['processor']}), "
         f"Python {machine['python']}; {clock} time was held against the bars.",
         markdown(["command", "wall s", "CPU s", "peak MiB"], rows),
@@ -333,12 +356,17 @@ def simulation_table(measured: Measured) -> str:
         f"parts has {run['noted_bytes'] / 1e6:.1f} MB, the job graph {run['graph_bytes'] / 1e3:.0f} kB. Slopes go "
         f"through the sizes {' and '.join(f'{size:,}' for size in sorted(runs))}.",
     ]
-    return "\n\n".join(lines)
+    return "\n\n".join(each if each.startswith("|") else filled(each) for each in paragraphs)
 
 
 def overhead_table(measured: Measured) -> str:
     """What units cost beside plain loops."""
     return report(measured["overhead"]["scenes"], measured["overhead"]["cpu_s"])
+
+
+def filled(text: str) -> str:
+    """A paragraph in lines."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

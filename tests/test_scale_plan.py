@@ -77,7 +77,8 @@ def test_a_line_goes_through_both_sizes():
 def test_the_first_limit_is_what_gives_out_first():
     found = {limit.what.split(":")[0]: limit.images[64] for limit in limits(MEASURED)}
     assert list(found.values()) == sorted(found.values())
-    assert found["planning"] == pytest.approx((12 * 3600 - 1) / 0.002)
+    # Five captions an image.
+    assert found["planning"] == pytest.approx((12 * 3600 - 1) / 0.002 / 5)
     assert found["resuming"] == pytest.approx((3600 - 1) / (4 / 32) * 64)
     # 200 MiB at 16 units, 4 MiB a unit more.
     assert found["memory"] == pytest.approx((16 * 1024 - 136) / 4 * 64)
