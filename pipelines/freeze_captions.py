@@ -91,6 +91,8 @@ def freeze_captions(run: RunFolder, read: ReadOptions, freeze: FreezeOptions) ->
             )
     units = _write_units(run, files, read, freeze, write=True)
     remove_parts_beyond(run, units.count)
+    # Until units.json is there, nothing counts as frozen: its parts are waited for once, not one by one.
+    run.make_durable()
     run.write_json(STAMPS_FILE, stamps)
     units.save(run)
     return units
@@ -221,7 +223,7 @@ def _write_units(
         totals.append(count_totals(STAGE, part.unit, part.output))
         images += pc.count_distinct(part.output.rows["image_id"]).as_py()
         if write:
-            write_output(frozen_captions(run), part.unit, part.output, hashes[part.unit])
+            write_output(frozen_captions(run), part.unit, part.output, hashes[part.unit], durable=False)
     if not images:
         raise UserError(_nothing_read(read, sum_totals(totals)))
     digest = hashlib.sha256("".join(inputs[unit] for unit in sorted(inputs)).encode()).hexdigest()

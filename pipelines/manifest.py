@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.part_facts import HASH_KEY, FileStamp, NotedPart, note_parts
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions
 from pipelines.write_tables import (
@@ -23,13 +25,15 @@ from pipelines.write_tables import (
     SHARDS_FILE,
     SUCCESS_FILE,
     TIMINGS_FILE,
-    FileStamp,
     RunFolder,
 )
 from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.run import RUN_FORMAT, check_run
 
 TABLES_IN_ORDER = list(TABLES)
+
+COUNTING_VERSION = 1
+"""Of how VOCABULARY is counted; another one counts anew."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def finish_run(
     tables = {table: table_facts(table, list(parts)) for table, parts in groupby(stats, key=lambda each: each.table)}
     tables["drops"] = drops_facts(stats)
     if "nouns" in tables:
-        tables["vocabulary"] = write_vocabulary(run, units.count, "pairs" in tables)
+        tables["vocabulary"] = vocabulary_facts(run, units.count, stats)
     manifest = check_run(
         {
             "format": RUN_FORMAT,
@@ -70,10 +74,22 @@ def finish_run(
     )
     run.write_json(TIMINGS_FILE, timings(stats))
     run.write_json(RUN_FILE, manifest)
+    note_parts(run, noted_parts(manifest, stats))
     for name in (RETRY_FILE, SHARDS_FILE):
         run.remove(name)
     run.write(SUCCESS_FILE, b"")
     return manifest
+
+
+def noted_parts(manifest: dict[str, Any], stats: Sequence[PartStats]) -> Iterator[NotedPart]:
+    """What the next command need not read again; VOCABULARY goes by the parts that it was counted over."""
+    for each in stats:
+        part = (each.rows, each.size_bytes, each.sha256, each.step_hash)
+        yield NotedPart(part_name(each.table, each.unit), *part, each.totals)
+        drops = (each.drops_rows, each.drops_size_bytes, each.drops_sha256, each.step_hash)
+        yield NotedPart(drops_name(each.stage, each.unit), *drops, None)
+    for part in manifest["tables"].get("vocabulary", {"parts": ()})["parts"]:
+        yield NotedPart(part["path"], part["rows"], part["bytes"], part["sha256"], counted_over(stats), None)
 
 
 def remove_unlisted_pairs(run: RunFolder, stages: Collection[str]) -> None:
@@ -122,6 +138,22 @@ def drops_facts(stats: Sequence[PartStats]) -> dict[str, Any]:
 def part_facts(path: str, rows: int, file: FileStamp) -> dict[str, Any]:
     """What run.json says of one part."""
     return {"path": path, "rows": rows, "bytes": file.size_bytes, "sha256": file.sha256}
+
+
+def vocabulary_facts(run: RunFolder, units: int, stats: Sequence[PartStats]) -> dict[str, Any]:
+    """What run.json says of VOCABULARY, which is counted unless it was, over these very parts."""
+    name = part_name("vocabulary", 0)
+    known = run.known.get(name)
+    if not known or known.footer[HASH_KEY] != counted_over(stats):
+        return write_vocabulary(run, units, any(each.table == "pairs" for each in stats))
+    facts = part_facts(name, known.rows, known.stamp)
+    return {"version": VOCABULARY.version, "rows": known.rows, "parts": [facts]}
+
+
+def counted_over(stats: Sequence[PartStats]) -> str:
+    """sha256 over what VOCABULARY is made of: how it is counted, and the parts of NOUNS and PAIRS, in hex."""
+    parts = [(each.table, each.unit, each.sha256) for each in stats if each.table in ("nouns", "pairs")]
+    return hashlib.sha256(json.dumps([VOCABULARY.version, COUNTING_VERSION, parts]).encode()).hexdigest()
 
 
 def write_vocabulary(run: RunFolder, units: int, with_pairs: bool) -> dict[str, Any]:

@@ -20,6 +20,9 @@ Item = TypeVar("Item")
 LOG_INTERVAL_S = 10.0
 """Between two lines of a log; a terminal gets a bar that moves."""
 
+PAUSES_PER_LOOK = 20
+"""How many times as long as a look at the parts the pause after it is, at least."""
+
 
 def show_progress(items: Iterable[Item], label: str, unit: str) -> Iterator[Item]:
     """The items as they are, with a running count and rate."""
@@ -73,8 +76,12 @@ class PartsProgress:
         return len(self._run.names(table))
 
     def _watch(self) -> None:
-        while not self._done.wait(self._interval_s):
+        pause_s = self._interval_s
+        while not self._done.wait(pause_s):
+            started = time.monotonic()
             self._look()
+            # Listing a million parts takes seconds, and on a store a thousand requests: looking stays a small share.
+            pause_s = max(self._interval_s, PAUSES_PER_LOOK * (time.monotonic() - started))
 
     def _look(self) -> None:
         self._counts = {table: self._count(table) for table in self._labels}

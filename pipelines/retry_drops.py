@@ -85,7 +85,7 @@ def remake_images(step: Step, unit: int, stats: PartStats, image_ids: set[str]) 
     hash_ = step_hash(step, {name: footer[HASH_KEY] for name, (_, footer) in loaded.items()})
     part, drops, totals = write_output(step, unit, output, hash_)
     seconds = time.perf_counter() - started
-    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, True, seconds)
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, True, seconds, hash_)
 
 
 def previous_output(step: Step, unit: int) -> StepOutput:

@@ -17,11 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from pipelines.part_facts import HASH_KEY, TOTALS_KEY
 from pipelines.write_tables import UNITS_FILE, PartFacts, RunFolder
 from schemas import DROPS, TABLES, UserError, conform_rows
-
-HASH_KEY = "ovseg.step_hash"
-TOTALS_KEY = "ovseg.totals"
 
 
 @dataclass(frozen=True)
@@ -163,6 +161,7 @@ class PartStats(NamedTuple):
     totals: str
     was_made: bool
     seconds: float
+    step_hash: str
 
 
 @dataclass(frozen=True)
@@ -219,6 +218,7 @@ def make_part(step: Step, unit: int, process: Process | None = None) -> PartStat
         totals,
         True,
         time.perf_counter() - started,
+        hash_,
     )
 
 
@@ -229,15 +229,15 @@ def is_done(step: Step, unit: int, wanted: str) -> bool:
 
 
 def write_output(
-    step: Step | StoredTable, unit: int, output: StepOutput, hash_: str
+    step: Step | StoredTable, unit: int, output: StepOutput, hash_: str, durable: bool = True
 ) -> tuple[PartFacts, PartFacts, str]:
     """Writes what a step made of one unit, drops first; returns the facts of part and drops, and the totals' JSON."""
     totals = json.dumps(count_totals(step.name, unit, output)._asdict(), sort_keys=True)
     rows = conform_rows(sorted(output.drops, key=drop_order), DROPS)
     footer = {HASH_KEY: hash_}
-    drops = step.run.write_part(drops_name(step.name, unit), rows, DROPS, footer)
+    drops = step.run.write_part(drops_name(step.name, unit), rows, DROPS, footer, durable)
     footer = {**footer, TOTALS_KEY: totals}
-    part = step.run.write_part(part_name(step.table, unit), output.rows, TABLES[step.table], footer)
+    part = step.run.write_part(part_name(step.table, unit), output.rows, TABLES[step.table], footer, durable)
     return PartFacts(output.rows.num_rows, part, footer), PartFacts(rows.num_rows, drops, footer), totals
 
 
@@ -249,10 +249,11 @@ def stored_part(step: Step | StoredTable, unit: int) -> PartStats:
     """
     names = (part_name(step.table, unit), drops_name(step.name, unit))
     for name in names:
-        if not step.run.has(name):
+        if not step.run.known.get(name) and not step.run.has(name):
             raise MissingPartError(f"{step.run.path(name)} is missing; make the {step.table} table of this run again")
     part, drops = map(step.run.part_facts, names)
-    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, part.footer[TOTALS_KEY], False, 0.0)
+    totals, hash_ = part.footer[TOTALS_KEY], part.footer[HASH_KEY]
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, False, 0.0, hash_)
 
 
 def drop_order(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib import metadata
 
@@ -30,6 +31,7 @@ def versions_of(*packages: str) -> dict[str, str]:
     return {name: _version(name) for name in packages}
 
 
+@functools.cache  # a look through all that is installed takes milliseconds, and every unit's hash asks
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
