@@ -4,7 +4,8 @@
 
 writes PAIRS with stored crops and the images beside them, and prints a Markdown table. Every way reads the same rows,
 shuffled, by the same number of workers, in turns within one run; a figure is the median of `--repeats` epochs. Without
-workers it counts CPU-seconds of one process, which others on the machine do not change; with workers, seconds.
+workers it counts CPU-seconds of one process, which others on the machine do not change; with workers, seconds after
+their first sample.
 "bytes" ends at a row's crop, noun and mask as stored; "regions" at the batch that a model takes, without augmentation.
 First every way's multiset of (pair_id, bytes) is compared: a difference fails the run. The plain Dataset holds all of
 the table in memory, which is neither counted nor possible for a large one; ours opens and checks its files each epoch.
@@ -144,7 +145,7 @@ def map_style(rows: PlainRows | HuggingFaceRows, workers: int) -> Way:
         from torch.utils.data import DataLoader
 
         generator = torch.Generator().manual_seed(0)
-        for batch in DataLoader(rows, 256, True, num_workers=workers, collate_fn=list, generator=generator):
+        for batch in DataLoader(rows, BatchOptions().batch_size, True, num_workers=workers, collate_fn=list, generator=generator):
             yield from batch
 
     return epoch
@@ -185,15 +186,29 @@ def check_equal(ways: dict[str, Way]) -> None:
 
 
 def time_ways(ways: dict[str, Way], repeats: int, workers: int = 0) -> dict[str, list[float]]:
-    """Samples a second of each way, in turns; a CPU-second where there are no workers."""
-    clock = time.perf_counter if workers else time.process_time
+    """Samples a second of each way, in turns; a CPU-second where there are no workers.
+
+    Workers are timed from their first sample on: they live as long as training does, and start once.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            start = clock()
-            count = sum(1 for _ in way())
-            rates[name].append(count / (clock() - start))
+            rates[name].append(rate_after_start(way) if workers else rate_of_process(way))
     return rates
+
+
+def rate_of_process(way: Way) -> float:
+    """Samples a CPU-second of this process."""
+    start = time.process_time()
+    return sum(1 for _ in way()) / (time.process_time() - start)
+
+
+def rate_after_start(way: Way) -> float:
+    """Samples a second, from the first one on."""
+    samples = way()
+    next(samples)
+    start = time.perf_counter()
+    return sum(1 for _ in samples) / (time.perf_counter() - start)
 
 
 def markdown(work: str, workers: int, rates: dict[str, list[float]]) -> Iterator[str]:

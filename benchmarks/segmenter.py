@@ -48,7 +48,7 @@ from ovseg_model.proposals.generator import ImageInput
 from ovseg_model.proposals.soft import SoftProposals
 from ovseg_model.region_encoder import RegionEncoder
 from ovseg_model.regions import RegionOptions, mask_boxes_xywh, region_batch
-from ovseg_model.segment import LOGIT_SCALE, SUMS_AT_ONCE, ScoredProposals, Segmenter, SegmentOptions, label_map
+from ovseg_model.segment import LOGIT_SCALE, SUMS_IN_CACHE, ScoredProposals, Segmenter, SegmentOptions, label_map
 
 CASES = {"scenes": (40, 20, 192, 192, 3.0)}
 """Regions, how many of them a forward, height, width and bar of a CLIP; others have those of OTHER."""
@@ -320,7 +320,7 @@ def map_rows(randoms: np.random.Generator, masks_NHW: np.ndarray, classes: int, 
         "ours": lambda: label_map(scored, size_HW, OPTIONS),
     }
     sums = classes * masks_NHW[0].size
-    held = {"torch.einsum": sums, "ours": min(sums, SUMS_AT_ONCE)}
+    held = {"torch.einsum": sums, "ours": min(sums, SUMS_IN_CACHE)}
     for name, each in time_in_turns(ways, repeats).items():
         yield f"| {classes} | {name} | {each.cells()} | {4 * held[name] / 1e6:.0f} |"
 

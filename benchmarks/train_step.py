@@ -121,10 +121,11 @@ def papers_side(name: str, device: str, batch: PairBatch) -> tuple[Side, Callabl
 def our_side(name: str, clip: Clip, device: str, batch: PairBatch, label: str, **options: object) -> Side:
     """One of our modes, as `ovseg finetune` runs it."""
     chosen = FinetuneOptions(batch=len(batch), templates=TEMPLATE, **options)
-    model = adapt_clip(resolve_clip(name), chosen.depth if chosen.trains_prompts else 0, chosen.mode == "alpha")
+    model = adapt_clip(resolve_clip(name), alpha=chosen.mode == "alpha")
     nouns = sorted(set(batch.nouns))
     texts = Texts(clip, nouns, noun_vectors(clip, nouns, TEMPLATE, None), device)
     state = TrainingState(chosen, model, (clip.mean, clip.std), texts, Processes(0, 1, device))
+    state.begin_stage()
     state.model.train()
     return Side(label, lambda: state.learn(batch, 1e-6), state.model, lambda: state.optimizer, [])
 

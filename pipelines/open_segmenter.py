@@ -29,7 +29,7 @@ class ModelOptions:
     clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
     precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
-    region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
+    region_batch: int = option(20, "masked regions a CLIP forward; smaller batches are padded to it")
     expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
     antialias: bool = option(True, "antialiased resize of regions, as in mining; OVSeg's own inference has none")
     device: str = option("auto", "device of generator and CLIP: auto, cpu, cuda or cuda:N")

@@ -99,7 +99,8 @@ def test_parts_give_what_the_whole_gives(frame, monkeypatch):
     masks = randoms.random((5, 6, 7), np.float32) > 0.7
     scored = ScoredProposals(masks, randoms.random((5, 9), np.float32), np.ones(5, bool))
     whole = label_map(scored, frame, SegmentOptions()), panoptic_segments(scored, SegmentOptions())
-    monkeypatch.setattr("ovseg_model.segment.SUMS_AT_ONCE", 40)
+    for limit in ("SUMS_AT_ONCE", "SUMS_IN_CACHE"):
+        monkeypatch.setattr(f"ovseg_model.segment.{limit}", 40)
     parts = label_map(scored, frame, SegmentOptions()), panoptic_segments(scored, SegmentOptions())
     assert np.array_equal(whole[0], parts[0])
     assert (whole[0] == UNLABELLED).any()
