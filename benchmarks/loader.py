@@ -144,8 +144,8 @@ def map_style(rows: PlainRows | HuggingFaceRows, workers: int) -> Way:
         import torch
         from torch.utils.data import DataLoader
 
-        generator = torch.Generator().manual_seed(0)
-        for batch in DataLoader(rows, BatchOptions().batch_size, True, num_workers=workers, collate_fn=list, generator=generator):
+        options = {"num_workers": workers, "collate_fn": list, "generator": torch.Generator().manual_seed(0)}
+        for batch in DataLoader(rows, BatchOptions().batch_size, shuffle=True, **options):
             yield from batch
 
     return epoch
