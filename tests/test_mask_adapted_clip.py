@@ -89,12 +89,21 @@ def slow_features(model: MaskAdaptedClip, images, kept) -> torch.Tensor:
             tokens.append(token if place in kept_places else model.prompts[0, place])
         hidden = visual.ln_pre(torch.stack(tokens) + visual.positional_embedding)[None]
         for number, block in enumerate(visual.transformer.resblocks):
-            hidden = block(hidden)
+            hidden = block(hidden.transpose(0, 1)).transpose(0, 1)
             for place in set(range(16)) - kept_places:
                 if 1 <= number + 1 < model.depth:
                     hidden[0, 1 + place] = model.prompts[number + 1, place]
         rows.append(visual.ln_post(hidden[0, 0]) @ visual.proj)
     return torch.stack(rows)
+
+
+@torch.no_grad()
+def test_reading_the_sequence_first_changes_results_by_rounding_alone(images):
+    clip = tiny_clip.build(DEEP)
+    wanted = clip.visual(images)
+    MaskAdaptedClip(clip)
+    assert not clip.visual.transformer.batch_first
+    assert torch.allclose(clip.visual(images), wanted, rtol=0, atol=1e-5)
 
 
 # Prompts.
@@ -147,7 +156,9 @@ def test_the_class_token_is_never_replaced(images, masks):
     seen = []
     model = prompted(3)
     for block in model.visual.transformer.resblocks:
-        block.register_forward_hook(lambda block, inputs, output: seen.append((inputs[0], output)))
+        block.register_forward_hook(
+            lambda block, *rows: seen.append([each.transpose(0, 1) for each in (rows[0][0], rows[1])])
+        )
     model.encode_regions(images, masks)
     for (_, output), (following, _) in itertools.pairwise(seen):
         assert torch.equal(output[:, 0], following[:, 0])
