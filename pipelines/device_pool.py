@@ -20,14 +20,16 @@ from types import TracebackType
 from typing import Any
 
 from pipelines.device_worker import Failure
+from pipelines.guarded_units import attempts_at
 from pipelines.manifest import finish_run
 from pipelines.options import RunOptions
 from pipelines.plan import Plan
-from pipelines.units import PartStats
+from pipelines.units import PartStats, StoredTable
 from schemas import UserError
 
-DEATHS_OF_A_UNIT = 2
-"""Processes that one unit may cost: the second time it is the unit, or the machine, and no accident."""
+UNCOUNTED_DEATHS = 2
+"""Processes that one unit may cost while no marker (see attempts.py) counts them. Counted deaths end by themselves: an
+image that goes on killing is dropped. Others are the machine's, such as a driver that fails, and would never end."""
 
 START = "import sys; from pipelines.device_worker import serve; serve(int(sys.argv[1]))"
 """A process of a device, in Python; it finds modules where the launcher finds them (see `environment_of`)."""
@@ -157,10 +159,10 @@ class DevicePool:
         """The stats of all parts of these units, in the order in which they were made.
 
         Raises:
-            UserError: a process raised one, or a unit lost its process twice.
+            UserError: a process raised one, or a unit lost two processes and no marker says at which image.
             RuntimeError: a process raised anything else.
         """
-        waiting, deaths, stats = deque(units), Counter[int](), []
+        waiting, deaths, stats = deque(units), Deaths(self.plan), []
         for slot in self.slots:
             slot.make(next_of(waiting))
         while busy := {slot.connection: slot for slot in self.slots if slot.unit is not None}:
@@ -175,17 +177,40 @@ class DevicePool:
                 slot.make(next_of(waiting))
         return stats
 
-    def _start_again(self, slot: Slot, deaths: Counter[int]) -> None:
-        """A fresh process for a device whose process died, with the same unit, once."""
+    def _start_again(self, slot: Slot, deaths: Deaths) -> None:
+        """A fresh process for a device whose process died, with the same unit."""
         slot.stop()
         unit = slot.unit
-        deaths[unit] += 1
-        if deaths[unit] == DEATHS_OF_A_UNIT:
+        if deaths.are_hopeless(unit):
             raise UserError(sentence_of_death(slot.device, unit, slot.process.returncode))
         fresh = start_process(self.plan, slot.device)
         slot.process, slot.connection = fresh.process, fresh.connection
         print(f"unit {unit}: its process on {slot.device} died; it is made again by a new one", file=sys.stderr)
         slot.make(unit)
+
+
+@dataclass
+class Deaths:
+    """What is known of processes that died at units."""
+
+    plan: Plan
+    counted: dict[int, int] = field(default_factory=dict)
+    """By unit, the deaths that markers told after the last one."""
+
+    uncounted: Counter[int] = field(default_factory=Counter)
+
+    def are_hopeless(self, unit: int) -> bool:
+        """Notes a death at a unit; says whether another attempt could only end as this one did."""
+        counted = counted_deaths(self.plan, unit)
+        self.uncounted[unit] += counted == self.counted.get(unit, 0)
+        self.counted[unit] = counted
+        return self.uncounted[unit] >= UNCOUNTED_DEATHS
+
+
+def counted_deaths(plan: Plan, unit: int) -> int:
+    """Deaths at a unit that markers tell."""
+    steps = [step for step in plan.steps if not isinstance(step, StoredTable)]
+    return sum(attempts_at(step, unit).deaths().total() for step in steps)
 
 
 def start_process(plan: Plan, device: str) -> Slot:

@@ -9,7 +9,7 @@ import pytest
 import tiny_clip
 from run_files import files_of, made_of, manifest_of
 
-from pipelines import device_worker
+from pipelines import device_pool, device_worker
 from pipelines.command_line import main
 from pipelines.device_pool import (
     environment_of,
@@ -139,10 +139,20 @@ def test_a_process_that_dies_is_started_again_once(mortal, tmp_path, capsys):
     assert files_of(mortal.run) == files_of(tmp_path / "plain")
 
 
-def test_a_unit_that_costs_two_processes_ends_the_run(mortal, capsys):
+@pytest.mark.parametrize(("deaths", "dropped"), [(2, {}), (3, {"worker_killed": 1})])
+def test_an_image_that_goes_on_killing_is_dropped(mortal, deaths, dropped):
+    for number in range(deaths):
+        (mortal.folder / f"death-{number}").touch()
+    assert complete(mortal) == 0
+    assert manifest_of(mortal.run)["stages"]["propose_masks"]["totals"]["dropped"] == dropped
+
+
+def test_deaths_that_nobody_counts_end_the_run(mortal, capsys, monkeypatch):
     for death in ("death-0", "death-1"):
         (mortal.folder / death).touch()
-    assert complete(mortal) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(device_pool, "counted_deaths", lambda plan, unit: 0)
+        assert complete(mortal) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "lost its process on cpu twice (killed by SIGKILL" in last
     assert not (mortal.run / "_SUCCESS").exists()
