@@ -202,7 +202,9 @@ def timings(stats: Sequence[PartStats]) -> dict[str, Any]:
         stages[stage] = {
             "parts_made": len(made),
             "parts_there": len(of_stage) - len(made),
-            "seconds_in_made_parts": round(sum(each.seconds for each in made), 3),
+            "seconds_in_made_parts": round(sum(each.spent.whole for each in made), 3),
+            "seconds_in_models": round(sum(each.spent.in_models for each in made), 3),
+            "seconds_for_images": round(sum(each.spent.for_images for each in made), 3),
         }
     host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
     return {"stages": stages, "host": host}

@@ -21,6 +21,7 @@ from ovseg_model.scorer import ClipScorerSpec, Scorer, open_scorer
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
+from pipelines.stopwatch import in_models, waiting_for_images
 from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, part_name
 from pipelines.versions import versions_of
 from pipelines.write_tables import RunFolder
@@ -187,7 +188,9 @@ def match_regions(
     vectors_of_nouns = embed_distinct_nouns(images, scorer)
     rows: list[dict[str, Any]] = []
     for group in groups_of_regions(readable_images(images, fetch, drops), REGIONS_PER_GROUP):
-        vectors = scorer.embed_regions([(pixels, [mask["mask"] for mask in image.masks]) for image, pixels in group])
+        masked = [(pixels, [mask["mask"] for mask in image.masks]) for image, pixels in group]
+        with in_models():
+            vectors = scorer.embed_regions(masked)
         for (image, pixels), regions_MD in count_images(zip(group, vectors, strict=True), "pairs"):
             nouns_ND = np.stack([vectors_of_nouns[noun["noun"]] for noun in image.nouns])
             cosines_NM = cosine_table(nouns_ND, regions_MD)
@@ -201,7 +204,8 @@ def match_regions(
 def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[str, np.ndarray]:
     """Unit vector (D,) of every noun of a unit, in one call: full forwards instead of one small one an image."""
     names = sorted({noun["noun"] for image in images for noun in image.nouns})
-    return dict(zip(names, scorer.embed_nouns(names), strict=True)) if names else {}
+    with in_models():
+        return dict(zip(names, scorer.embed_nouns(names), strict=True)) if names else {}
 
 
 def images_to_match(
@@ -226,7 +230,7 @@ def readable_images(
     images: Sequence[ImageNouns], fetch: FetchOptions, drops: list[dict[str, Any]]
 ) -> Iterator[tuple[ImageNouns, np.ndarray]]:
     """The images with their pixels; those that cannot be read any more add the drops of their nouns to `drops`."""
-    results = read_images([image.masks[0]["image_uri"] for image in images], fetch)
+    results = waiting_for_images(read_images([image.masks[0]["image_uri"] for image in images], fetch))
     for image, result in zip(images, results, strict=True):
         problem = image_problem(image, result)
         if problem:

@@ -24,6 +24,7 @@ from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
 from pipelines.guarded_units import checkpoint_of
 from pipelines.open_models import open_once
 from pipelines.progress import count_images
+from pipelines.stopwatch import in_models, waiting_for_images
 from pipelines.units import StepOutput, count_distinct_rows, drop, part_name
 from pipelines.versions import versions_of
 from pipelines.write_tables import RunFolder
@@ -208,7 +209,8 @@ class ProposeMasks:
 
 def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> Iterator[list[Proposed]]:
     """Every image in order, batch by batch: a batch has `batch_size` images that could be read, and those between."""
-    fetched = zip(images, read_images([image.image_uri for image in images], fetch), strict=True)
+    results = waiting_for_images(read_images([image.image_uri for image in images], fetch))
+    fetched = zip(images, results, strict=True)
     batch: list[Fetched] = []
     readable = 0
     for image, result in fetched:
@@ -223,7 +225,8 @@ def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOp
 def _propose_batch(batch: Sequence[Fetched], generator: MaskGenerator) -> list[Proposed]:
     readable = [(image, result) for image, result in batch if isinstance(result, FetchedImage)]
     inputs = [ImageInput(image.image_id, image.image_uri or "", result.pixels) for image, result in readable]
-    outcomes = iter(propose_in_batches(generator, inputs))
+    with in_models():
+        outcomes = iter(propose_in_batches(generator, inputs))
     return [
         (image, result, next(outcomes)) if isinstance(result, FetchedImage) else (image, None, result)
         for image, result in batch

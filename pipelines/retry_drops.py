@@ -7,7 +7,6 @@ stays. What comes out is, byte for byte, what a run gives in which those images 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
 from pipelines.guarded_units import Parts, image_ids_of, joined, parts_of_images, process_guarded
+from pipelines.stopwatch import Stopwatch
 from pipelines.units import (
     HASH_KEY,
     TOTALS_KEY,
@@ -75,7 +75,7 @@ def images_with_new_masks(run: RunFolder, unit: int, drops: Sequence[dict[str, A
 
 def remake_images(step: Step, unit: int, stats: PartStats, image_ids: set[str]) -> PartStats:
     """Computes some images of a part again and writes it, where that changed anything."""
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     loaded = {name: source.load_part(part) for name, (source, part) in step.inputs(unit).items()}
     parts = {name: rows for name, (rows, _) in loaded.items()}
     previous, made = previous_output(step, unit), process_in_rounds(step, unit, parts, image_ids)
@@ -84,8 +84,8 @@ def remake_images(step: Step, unit: int, stats: PartStats, image_ids: set[str]) 
     output = joined(step.table, image_ids_of(parts), [without_images(previous, image_ids), made])
     hash_ = step_hash(step, {name: footer[HASH_KEY] for name, (_, footer) in loaded.items()})
     part, drops, totals = write_output(step, unit, output, hash_)
-    seconds = time.perf_counter() - started
-    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, True, seconds, hash_)
+    spent = stopwatch.read()
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, True, spent, hash_)
 
 
 def previous_output(step: Step, unit: int) -> StepOutput:

@@ -72,6 +72,25 @@ def work_lines(timings: dict[str, Any]) -> Iterator[str]:
     stages = {stage: timings["stages"][stage] for stage in STAGES[1:] if stage in timings["stages"]}
     parts = [f"{stage} {facts['parts_made']:,} (and {facts['parts_there']:,} there)" for stage, facts in stages.items()]
     yield f"parts made: {', '.join(parts)}"
+    yield from seconds_lines(stages)
+
+
+def seconds_lines(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line a stage that made parts: its seconds, their share of all, and what they went into.
+
+    Little in models is a device that waits: for images, or for the step's own work.
+    """
+    made = {stage: facts for stage, facts in stages.items() if facts["seconds_in_made_parts"] > 0}
+    if not made:
+        return
+    whole = sum(facts["seconds_in_made_parts"] for facts in made.values())
+    yield ""
+    yield f"{'':<16}{'seconds':>10}{'share':>8}{'in models':>11}{'for images':>12}{'else':>7}"
+    for stage, facts in made.items():
+        seconds = facts["seconds_in_made_parts"]
+        models, images = facts["seconds_in_models"] / seconds, facts["seconds_for_images"] / seconds
+        shares = f"{seconds / whole:>8.0%}{models:>11.0%}{images:>12.0%}{max(0.0, 1 - models - images):>7.0%}"
+        yield f"{stage:<16}{seconds:>10,.1f}{shares}"
 
 
 def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:

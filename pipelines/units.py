@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from pipelines.part_facts import HASH_KEY, TOTALS_KEY
+from pipelines.stopwatch import Spent, Stopwatch
 from pipelines.write_tables import UNITS_FILE, PartFacts, RunFolder
 from schemas import DROPS, TABLES, UserError, conform_rows
 
@@ -160,7 +160,7 @@ class PartStats(NamedTuple):
     drops_sha256: str
     totals: str
     was_made: bool
-    seconds: float
+    spent: Spent
     step_hash: str
 
 
@@ -199,7 +199,7 @@ def make_part(step: Step, unit: int, process: Process | None = None) -> PartStat
         SchemaError: the step's rows break the contract.
         RuntimeError: kept + dropped is not what was read.
     """
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     sources = step.inputs(unit)
     wanted = step_hash(step, {name: _input_hash(source) for name, source in sources.items()})
     if is_done(step, unit, wanted):
@@ -209,17 +209,8 @@ def make_part(step: Step, unit: int, process: Process | None = None) -> PartStat
     # The hash is of the very bytes that were read: another process may have made an input anew meanwhile.
     hash_ = step_hash(step, {name: footer[HASH_KEY] for name, (_, footer) in loaded.items()})
     part, drops, totals = write_output(step, unit, output, hash_)
-    return PartStats(
-        step.name,
-        step.table,
-        unit,
-        *part.counts,
-        *drops.counts,
-        totals,
-        True,
-        time.perf_counter() - started,
-        hash_,
-    )
+    spent = stopwatch.read()
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, True, spent, hash_)
 
 
 def is_done(step: Step, unit: int, wanted: str) -> bool:
@@ -253,7 +244,7 @@ def stored_part(step: Step | StoredTable, unit: int) -> PartStats:
             raise MissingPartError(f"{step.run.path(name)} is missing; make the {step.table} table of this run again")
     part, drops = map(step.run.part_facts, names)
     totals, hash_ = part.footer[TOTALS_KEY], part.footer[HASH_KEY]
-    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, False, 0.0, hash_)
+    return PartStats(step.name, step.table, unit, *part.counts, *drops.counts, totals, False, Spent(), hash_)
 
 
 def drop_order(row: dict[str, Any]) -> tuple[str, str, str]:
