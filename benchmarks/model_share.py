@@ -3,8 +3,8 @@
     python -m benchmarks.model_share --output docs/model_share.md
 
 Drawn scenes are mined as `make demo` does, by plain loops in this process, with models that a first run has loaded.
-What a run itself notes in timings.json is read: for propose_masks and match_regions together, seconds in models over all
-seconds; the rest is waiting for images, tables, and the steps' own work. A device stands idle for the rest unless
+What a run itself notes in timings.json is read: for propose_masks and match_regions together, seconds in models over
+all seconds; the rest is waiting for images, tables, and the steps' own work. A device stands idle for the rest unless
 several units are made side by side. First the files of two runs must be equal; a run below the bar exits with 1 and
 writes nothing.
 """
@@ -94,8 +94,8 @@ def page(scenes: int, runs: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {stage} | {seconds:.2f} | {parts[0]:.1%} | {parts[1]:.1%} |")
     verdict = (
-        f"{scenes} scenes, {len(runs)} runs of equal bytes, {os.cpu_count()} processors: "
-        f"{statistics.median(shares):.1%} of both stages' seconds in models ({shares[0]:.1%} to {shares[-1]:.1%}), bar {BAR:.0%}, goal {GOAL:.0%}; "
+        f"{scenes} scenes, {len(runs)} runs of equal bytes, {os.cpu_count()} processors: of both stages' seconds "
+        f"{statistics.median(shares):.1%} in models ({shares[0]:.1%} to {shares[-1]:.1%}; bar {BAR:.0%}, goal {GOAL:.0%}), "
         f"{statistics.median(images):.1%} waiting for images."
     )
     return "\n".join([*lines, "", verdict]) + "\n"

@@ -16,7 +16,7 @@ def test_shares_by_hand():
     assert model_share.share(run) == pytest.approx(0.85)
     text = model_share.page(3, [run, run, run])
     assert "| propose_masks | 6.00 | 83.3% | 8.3% |" in text
-    assert "85.0% of both stages' seconds in models (85.0% to 85.0%)" in text
+    assert "85.0% in models (85.0% to 85.0%;" in text
 
 
 def test_four_scenes_are_mined(tmp_path):
