@@ -95,8 +95,8 @@ def page(scenes: int, runs: list[dict[str, Any]]) -> str:
         lines.append(f"| {stage} | {seconds:.2f} | {parts[0]:.1%} | {parts[1]:.1%} |")
     verdict = (
         f"{scenes} scenes, {len(runs)} runs of equal bytes, {os.cpu_count()} processors: of both stages' seconds "
-        f"{statistics.median(shares):.1%} in models ({shares[0]:.1%} to {shares[-1]:.1%}; bar {BAR:.0%}, goal {GOAL:.0%}), "
-        f"{statistics.median(images):.1%} waiting for images."
+        f"{statistics.median(shares):.1%} in models ({shares[0]:.1%} to {shares[-1]:.1%}; bar {BAR:.0%}, goal "
+        f"{GOAL:.0%}), {statistics.median(images):.1%} waiting for images."
     )
     return "\n".join([*lines, "", verdict]) + "\n"
 
