@@ -52,7 +52,7 @@ class CaptionTagger:
         require_packages()
         self._sentences = PunktTokenizer("english")
         self._words = NLTKWordTokenizer()
-        self._tables = PerceptronTables(PerceptronTagger())
+        self.tables = PerceptronTables(PerceptronTagger())
 
     def tag(self, captions: Sequence[str]) -> list[TaggedCaption]:
         """Tokens and tags of every caption, in the captions' order; they equal those of NLTK's two functions.
@@ -61,7 +61,7 @@ class CaptionTagger:
         """
         texts = [CONTROL_CHARACTERS.sub(" ", caption) for caption in captions]
         words = [self.words(text) for text in texts]
-        return list(map(TaggedCaption, texts, words, self._tables.tag(words)))
+        return list(map(TaggedCaption, texts, words, self.tables.tag(words)))
 
     def words(self, text: str) -> list[str]:
         """NLTK's `word_tokenize(text)`."""
@@ -113,7 +113,7 @@ class _NltkRule:
         runs = self._runs(tagged.words, tagged.tags)
         if not runs:
             return []
-        spans = list(token_spans(tagged.text, tagged.words))
+        spans = list(token_spans(tagged.text, tagged.words[: runs[-1][1]]))
         nouns = []
         for first, end in runs:
             known = self._described(tuple(tagged.words[first:end]), tuple(tagged.tags[first:end]))
@@ -147,8 +147,8 @@ class NounTokens(_NltkRule):
     version = "2"
 
     def _runs(self, words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, int]]:
-        tagged = enumerate(zip(words, tags, strict=True))
-        return [(index, index + 1) for index, (word, tag) in tagged if _is_noun(word, tag)]
+        named = (index for index, tag in enumerate(tags) if tag.startswith("NN"))
+        return [(index, index + 1) for index in named if _has_letter(words[index])]
 
 
 class NounPhrases(_NltkRule):

@@ -138,20 +138,21 @@ class PerceptronTables:
         self, sentences: Sequence[Sequence[str]], active: np.ndarray, context: np.ndarray, place_T: np.ndarray
     ) -> np.ndarray:
         """Numbers of the tags, all first tokens, then all second ones; `active` counts the tokens of each step."""
-        words_T = context[place_T]
-        tags_T = self._known_W[words_T]
+        words_T = context.take(place_T)
+        tags_T = self._known_W.take(words_T)
         open_N = np.flatnonzero(tags_T < 0)
-        scores_NC = self._scores(context, place_T[open_N])
-        words_N = words_T[open_N]
-        start_tags = [self._number_of_tag[tag] for tag in self._tagger.START]
-        previous, before = (np.full(len(sentences), tag) for tag in start_tags)
-        ends = active.cumsum()
-        cuts = np.searchsorted(open_N, ends)
-        for step, (end, cut, last) in enumerate(zip(ends, cuts, np.append(0, cuts[:-1]), strict=True)):
-            tags, rows = tags_T[end - active[step] : end], open_N[last:cut] - (end - active[step])
-            scores = scores_NC[last:cut]
-            scores += self._contexts_PPC[previous[rows], before[rows]]
-            scores += self._weights_FC[self._pairs_WP[words_N[last:cut], previous[rows]]]
+        scores_NC = self._scores(context, place_T.take(open_N))
+        first_pair_N = words_T.take(open_N) * self._pairs_WP.shape[1]
+        ends, starts = active.cumsum(), active.cumsum() - active
+        row_N = open_N - np.repeat(starts, active).take(open_N)
+        cuts = [0, *np.searchsorted(open_N, ends).tolist()]
+        previous, before = (np.full(len(sentences), self._number_of_tag[tag]) for tag in self._tagger.START)
+        for step, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            tags, these = tags_T[start:end], slice(cuts[step], cuts[step + 1])
+            rows, scores = row_N[these], scores_NC[these]
+            previous_N = previous.take(rows)
+            scores += self._contexts_PPC[previous_N, before.take(rows)]
+            scores += self._weights_FC.take(self._pairs_WP.take(first_pair_N[these] + previous_N), axis=0)
             tags[rows], tied = _best(scores)
             for row in rows[tied].tolist():
                 tags[row] = self._ask(sentences[row], step, previous[row], before[row])
@@ -231,7 +232,7 @@ def _batches(sentences: Sequence[Sequence[str]]) -> Iterator[list[int]]:
 def _best(scores_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The column of each row's highest score, and the rows that have it twice or more."""
     best_N = scores_NC.argmax(axis=1)
-    is_best_NC = scores_NC == scores_NC[np.arange(len(best_N)), best_N][:, None]
+    is_best_NC = scores_NC == scores_NC.max(axis=1, keepdims=True)
     if np.count_nonzero(is_best_NC) == len(best_N):
         return best_N, np.empty(0, np.intp)
     return best_N, np.flatnonzero(is_best_NC.sum(axis=1) > 1)

@@ -15,21 +15,14 @@ def token_spans(caption: str, tokens: Iterable[str]) -> Iterator[tuple[int, int]
     """
     end = 0
     for token in tokens:
-        if token in _WRITTEN_AS:
+        start = caption.find(token, end)
+        # Most tokens stand where the last one ended, or one space behind.
+        if token in _WRITTEN_AS or (start != end and (start < 0 or not caption[end:start].isspace())):
             start = _skip_space(caption, end)
             end = start + len(_as_written(caption, start, token))
         else:
-            start = _next_place(caption, end, token)
             end = start + len(token)
         yield start, end
-
-
-def _next_place(caption: str, end: int, token: str) -> int:
-    """Where the token stands behind `end`: there is nothing but white space between."""
-    start = caption.find(token, end)
-    if start != end and (start < 0 or not caption[end:start].isspace()):
-        raise _not_there(token, _skip_space(caption, end), caption)
-    return start
 
 
 def _skip_space(caption: str, position: int) -> int:
@@ -39,11 +32,7 @@ def _skip_space(caption: str, position: int) -> int:
 
 
 def _as_written(caption: str, start: int, token: str) -> str:
-    for written in _WRITTEN_AS[token]:
+    for written in _WRITTEN_AS.get(token, (token,)):
         if caption.startswith(written, start):
             return written
-    raise _not_there(token, start, caption)
-
-
-def _not_there(token: str, start: int, caption: str) -> ValueError:
-    return ValueError(f"token {token!r} does not stand at character {start} of caption {caption!r}")
+    raise ValueError(f"token {token!r} does not stand at character {start} of caption {caption!r}")
