@@ -22,6 +22,7 @@ import argparse
 import itertools
 import statistics
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.nouns import Times, page, read_captions, require
+from benchmarks.nouns import PAGE_WIDTH, Times, page, read_captions, require
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.noun_vectors import KeptVectors, LocalFolder
@@ -124,7 +125,7 @@ def measure(clip: Clip, nouns: Nouns) -> tuple[str, float]:
         f"are equal. One by one was timed on {sum(map(len, nouns.turns)):,} noun tokens. Noise: one by one beside "
         f"itself {noise:.2f}. Bar {BAR:g}, goal {GOAL}: {ratio:.1f} is measured."
     )
-    return "\n\n".join([said, "\n".join([HEADER, *rows])]), ratio
+    return "\n\n".join([textwrap.fill(said, PAGE_WIDTH), "\n".join([HEADER, *rows])]), ratio
 
 
 def scale(nouns: Nouns, halves: tuple[Times, Times]) -> tuple[tuple[float, float], float]:

@@ -23,6 +23,7 @@ import os
 import platform
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ UNIT = 320
 BAR = 10.0
 GOAL = 40
 FAILED = "benchmark failed:"
+PAGE_WIDTH = 120
 
 
 Name = TypeVar("Name", bound=Hashable)
@@ -222,7 +224,8 @@ def measure(corpora: dict[str, list[str]], count: int | None, repeats: int) -> t
         f"{times['', 'again'].median / nltk_.median:.2f}. Bar {BAR:g}, goal {GOAL}: {ratio:.1f} is measured. "
         f"{build_seconds(captions)}"
     )
-    return "\n\n".join(["\n".join(f"- {line}" for line in checked), "\n".join([HEADER, *lines]), said]), ratio
+    parts = ["\n".join(f"- {line}" for line in checked), "\n".join([HEADER, *lines]), textwrap.fill(said, PAGE_WIDTH)]
+    return "\n\n".join(parts), ratio
 
 
 def page(title: str, doc: str, body: str, packages: Sequence[str]) -> str:
@@ -232,7 +235,7 @@ def page(title: str, doc: str, body: str, packages: Sequence[str]) -> str:
         f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}, on {os.cpu_count()} "
         f"processors; load average {os.getloadavg()[0]:.1f} at the end, other programs included."
     )
-    return "\n\n".join([f"# {title}", doc.strip(), place, body]) + "\n"
+    return "\n\n".join([f"# {title}", doc.strip(), textwrap.fill(place, PAGE_WIDTH), body]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
