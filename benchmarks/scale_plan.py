@@ -41,7 +41,7 @@ HERE = "measured on 2 CPU cores"
 ESTIMATE = "estimated stage by stage, work on the host included; not measured"
 
 GIVEN = {
-    "NLTK nouns": Given(1650, "captions a CPU second", f"{HERE}, the lower of two readings"),
+    "NLTK nouns": Given(27000, "captions a CPU second", f"{HERE}, docs/noun_speed.md"),
     "felzenszwalb": Given(0.59, "CPU seconds an image", f"{HERE}, docs/masks.md"),
     "SAM ViT-B, encoder": Given(0.97, "TFLOP an image", "counted"),
     "SAM ViT-B, decoder": Given(0.00362, "TFLOP a point", "counted"),

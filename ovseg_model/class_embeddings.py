@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +44,16 @@ class TextEmbedder(Protocol):
         """Unit vectors of texts, float32 (T, D); no row depends on the other texts."""
 
 
+class VectorStore(Protocol):
+    """Where vectors of names are kept beyond this process; `noun_vectors.KeptVectors` is one."""
+
+    def find(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The vectors, float32 (D,), of those of the names that are kept."""
+
+    def add(self, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keeps new vectors."""
+
+
 def prompt_templates(name: str) -> tuple[str, ...]:
     """Returns the templates of a name, or the name itself when it contains {}.
 
@@ -81,9 +91,13 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
 class ClassEmbeddings:
     """Unit vectors of class names, each distinct name embedded once. Threads may share it."""
 
-    def __init__(self, clip: TextEmbedder, templates: Sequence[str]) -> None:
-        """Keeps the model and the templates; {} in a template is where the name goes."""
+    def __init__(self, clip: TextEmbedder, templates: Sequence[str], store: VectorStore | None = None) -> None:
+        """Keeps the model and the templates; {} in a template is where the name goes.
+
+        store: asked before a name is embedded, and given what was: vectors are the same bytes with it and without.
+        """
         self._clip = clip
+        self._store = store
         self._templates = tuple(templates)
         self._vectors: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -97,6 +111,9 @@ class ClassEmbeddings:
             if len(self._vectors) > MOST_REMEMBERED:
                 self._vectors.clear()
             missing = [name for name in dict.fromkeys(names) if name not in self._vectors]
+            if missing and self._store:
+                self._vectors.update(self._store.find(missing))
+                missing = [name for name in missing if name not in self._vectors]
             for start in range(0, len(missing), NAMES_PER_CALL):
                 self._remember(missing[start : start + NAMES_PER_CALL])
             return np.stack([self._vectors[name] for name in names]) if names else self._clip.embed_texts([])
@@ -107,4 +124,7 @@ class ClassEmbeddings:
         prompts = [template.replace("{}", name) for name in names for template in self._templates]
         vectors = self._clip.embed_texts(prompts)
         averaged = average_unit_vectors(vectors.reshape(len(names), len(self._templates), -1))
-        self._vectors.update(zip(names, averaged, strict=True))
+        vectors_of_names = dict(zip(names, averaged, strict=True))
+        self._vectors.update(vectors_of_names)
+        if self._store:
+            self._store.add(vectors_of_names)

@@ -12,7 +12,9 @@ import numpy as np
 from ovseg_model import rle
 
 if TYPE_CHECKING:
-    from ovseg_model.clip import ClipWeights
+    from ovseg_model.class_embeddings import ClassEmbeddings
+    from ovseg_model.clip import Clip, ClipWeights
+    from ovseg_model.noun_vectors import Folder
 
 MASKS_PER_DECODE = 16
 """Masks decoded at once: 16 masks of a 12-megapixel image are 200 MB."""
@@ -51,6 +53,8 @@ class ClipScorerSpec:
     expand_ratio: float
     antialias: bool
     torch_threads: int
+    noun_folder: Folder | None = None
+    """Where vectors of nouns are kept for other workers; no number depends on it."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Weights by sha256, numbers, kind of device and, on CPUs, thread count: equal ones give equal bytes."""
@@ -66,7 +70,7 @@ class ClipScorer:
 
     def __init__(self, spec: ClipScorerSpec) -> None:
         """Loads the weights that the spec names; nothing is fetched."""
-        from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
+        from ovseg_model.class_embeddings import prompt_templates
         from ovseg_model.clip import load_clip
         from ovseg_model.region_encoder import RegionEncoder
         from ovseg_model.regions import RegionOptions
@@ -75,23 +79,31 @@ class ClipScorer:
         clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
         self._templates = prompt_templates(spec.templates)
         self._options = RegionOptions(spec.expand_ratio, spec.antialias)
-        self._nouns = ClassEmbeddings(clip, self._templates)
+        self._noun_folder = spec.noun_folder
+        self._nouns = self._embeddings(clip)
         self._regions = RegionEncoder(clip, self._options)
         self.name = spec.weights.name
         self.meaningless = spec.weights.meaningless
 
     def halved(self) -> ClipScorer | None:
         """The same model with half as many rows a forward, for where memory ran out; None at one row."""
-        from ovseg_model.class_embeddings import ClassEmbeddings
         from ovseg_model.region_encoder import RegionEncoder
 
         clip = self._regions.clip
         if max(clip.image_batch, clip.text_batch) == 1:
             return None
         half, other = clip.with_batches(max(1, clip.image_batch // 2), max(1, clip.text_batch // 2)), copy.copy(self)
-        other._nouns = ClassEmbeddings(half, self._templates)
+        other._nouns = self._embeddings(half)
         other._regions = RegionEncoder(half, self._options)
         return other
+
+    def _embeddings(self, clip: Clip) -> ClassEmbeddings:
+        """What embeds nouns by this model; one with other batches keeps its vectors apart."""
+        from ovseg_model.class_embeddings import ClassEmbeddings
+        from ovseg_model.noun_vectors import KeptVectors
+
+        kept = KeptVectors(self._noun_folder, clip, self._templates) if self._noun_folder else None
+        return ClassEmbeddings(clip, self._templates, kept)
 
     def embed_nouns(self, nouns: Sequence[str]) -> np.ndarray:
         """Unit vectors of the prompted nouns, float32 (N, D)."""

@@ -6,15 +6,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipelines.noun_rules import NounRule, open_rule
+from pipelines.noun_rules import Noun, NounRule, open_rule
 from pipelines.open_models import open_once
 from pipelines.units import StepOutput, count_distinct_rows, drop, part_name
 from pipelines.write_tables import RunFolder
-from schemas import NOUNS, UserError, conform_rows
+from schemas import NOUNS, UserError
+from schemas.conform import conform_lists
 
 STAGE = "extract_nouns"
+
+_NO_NOUNS: dict[str, list[Any]] = {field: [] for field in Noun._fields}
 
 
 def extract_nouns(captions: pa.Table, rule: NounRule) -> StepOutput:
@@ -24,15 +28,15 @@ def extract_nouns(captions: pa.Table, rule: NounRule) -> StepOutput:
         captions: CAPTIONS rows, sorted.
         rule: what counts as a noun.
     """
-    records = captions.to_pylist()
-    rows, drops = [], []
-    for record, nouns in zip(records, rule.extract([record["caption"] for record in records]), strict=True):
-        key = {"image_id": record["image_id"], "caption_index": record["caption_index"]}
-        rows += [{**key, **noun._asdict()} for noun in nouns]
-        if not nouns:
-            drops.append(caption_drop(record, "no_nouns", record["caption"]))
-    table = conform_rows(rows, NOUNS)
-    return StepOutput(table, drops, len(records), count_distinct_rows(table, ("image_id", "caption_index")))
+    found = rule.extract(captions["caption"].to_pylist())
+    nouns = [noun for of_caption in found for noun in of_caption]
+    counts = [len(of_caption) for of_caption in found]
+    keys = captions.select(["image_id", "caption_index"]).take(np.repeat(np.arange(len(found)), counts))
+    columns = dict(zip(Noun._fields, map(list, zip(*nouns, strict=True)), strict=True)) if nouns else _NO_NOUNS
+    table = conform_lists({**keys.to_pydict(), **columns}, NOUNS)
+    records = captions.filter(pa.array([not count for count in counts], pa.bool_())).to_pylist()
+    drops = [caption_drop(record, "no_nouns", record["caption"]) for record in records]
+    return StepOutput(table, drops, captions.num_rows, count_distinct_rows(table, ("image_id", "caption_index")))
 
 
 def caption_drop(record: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:

@@ -92,6 +92,11 @@ class RunOptions:
         0, "worker processes on this machine, of FnApiRunner and FlinkRunner; 0 works in the launching process"
     )
     engines: str | None = option(None, "folder that `make engines` filled (default: .engines, here or in the project)")
+    noun_cache: str | None = option(
+        None,
+        "folder (path or fsspec URL) where vectors of nouns are kept for other runs too; without it workers share them "
+        "in the run until it is finished",
+    )
     torch_threads: int = option(0, "CPU threads of one forward; 0 takes every core. Other counts may round otherwise")
 
 

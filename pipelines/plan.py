@@ -27,7 +27,15 @@ from pipelines.options import (
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
 from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
-from pipelines.write_tables import PART_NAME, RETRY_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from pipelines.write_tables import (
+    PART_NAME,
+    RETRY_FILE,
+    RUN_FILE,
+    SUCCESS_FILE,
+    UNFINISHED_FOLDER,
+    RunFolder,
+    open_run_folder,
+)
 from schemas import TABLES, UserError
 from schemas.run import check_run
 
@@ -293,11 +301,23 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
         chosen.expand_ratio,
         chosen.antialias,
         options.run.torch_threads or os.cpu_count() or 1,
+        noun_folder(run, options.run.noun_cache),
     )
     step = MatchRegions(run, scorer, chosen, options.fetch)
     weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
     facts = StageFacts(step.counts, asdict(chosen), step.fingerprint(), (weight,), weights.meaningless)
     return step, facts
+
+
+def noun_folder(run: RunFolder, cache: str | None) -> RunFolder:
+    """Where workers keep the vectors of nouns for each other: in the run until it is finished, or where a user says.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    if cache:
+        return open_run_folder(cache, "--noun-cache")
+    return RunFolder(f"{run.url.rstrip('/')}/{UNFINISHED_FOLDER}/nouns")
 
 
 PLANNERS = {"nouns": plan_nouns, "masks": plan_masks, "pairs": plan_pairs}

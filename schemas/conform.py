@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -67,7 +67,17 @@ def conform_rows(rows: Sequence[dict[str, Any]], table: Table) -> pa.Table:
     for index, row in enumerate(rows):
         if row.keys() != names:
             _check_names(list(row), table, index)
-    arrays = [_array([row[field.name] for row in rows], field, table) for field in table.schema]
+    return conform_lists({name: [row[name] for row in rows] for name in table.schema.names}, table)
+
+
+def conform_lists(columns: Mapping[str, list[Any]], table: Table) -> pa.Table:
+    """A conforming table of lists of values, one a column, of one length.
+
+    Raises:
+        SchemaError: as `conform`, and for a value that does not fit its column's type.
+    """
+    _check_names(list(columns), table)
+    arrays = [_array(columns[field.name], field, table) for field in table.schema]
     return conform(pa.Table.from_arrays(arrays, names=table.schema.names), table)
 
 

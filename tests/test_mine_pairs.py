@@ -16,6 +16,7 @@ from run_files import files_of, made_of, manifest_of, parts_of
 
 from pipelines.command_line import main
 from pipelines.mine_pairs import sentence_of_worker
+from pipelines.write_tables import RunFolder
 from schemas import TABLES
 
 REPOSITORY = Path(__file__).parent.parent
@@ -144,6 +145,41 @@ def test_the_verbs_one_by_one_are_the_composed_run(plain, corpus, drawn, clip, t
         name: reference[name] for name in reference if name.endswith(".parquet")
     }
     assert manifest_of(tmp_path / "run")["tables"] == manifest_of(plain)["tables"]
+
+
+def test_vectors_of_nouns_from_a_cache_change_no_byte(plain, corpus, tmp_path, monkeypatch):
+    from ovseg_model import noun_vectors
+    from ovseg_model.clip import Clip
+    from pipelines import open_models
+
+    monkeypatch.setattr(noun_vectors, "FEWEST_NAMES", 1)
+    cached = ["mine", *corpus, "--runner", "plain", "--noun-cache", str(tmp_path / "cache")]
+    monkeypatch.setattr(open_models, "_opened", {})
+    assert main([*cached, "--output", str(tmp_path / "cold")]) == 0
+    monkeypatch.setattr(open_models, "_opened", {})
+    monkeypatch.setattr(Clip, "embed_texts", None)
+    assert main([*cached, "--output", str(tmp_path / "warm")]) == 0
+    assert files_of(tmp_path / "cold") == files_of(tmp_path / "warm") == files_of(plain)
+
+
+def test_workers_share_vectors_of_nouns_in_the_run_until_it_is_finished(corpus, tmp_path, monkeypatch):
+    from ovseg_model import noun_vectors
+    from pipelines import open_models
+
+    written, write = [], RunFolder.write
+
+    def noted(run, name, data, durable=True):
+        written.append(run.path(name))
+        return write(run, name, data, durable)
+
+    monkeypatch.setattr(RunFolder, "write", noted)
+    monkeypatch.setattr(noun_vectors, "FEWEST_NAMES", 1)
+    monkeypatch.setattr(open_models, "_opened", {})
+    assert main(["mine", *corpus, "--runner", "plain", "--output", str(tmp_path / "run")]) == 0
+    vectors = [path for path in written if path.endswith(".vectors")]
+    assert vectors
+    assert all(path.startswith(str(tmp_path / "run" / ".unfinished" / "nouns")) for path in vectors)
+    assert not (tmp_path / "run" / ".unfinished").exists()
 
 
 def test_masks_are_reused_with_other_captions(plain, drawn, clip, tmp_path, capsys):

@@ -179,15 +179,13 @@ def test_tags_are_nltks_own_on_nasty_captions(nltk_data):
 
     from pipelines.noun_rules.nltk_rules import CaptionTagger
 
-    tagger, rng = CaptionTagger(), random.Random(0)
+    rng = random.Random(0)
     pieces = QUOTES_AND_MARKS.split(" ") + WORDS.split(" ") + SPACES
-    for _ in range(800):
-        caption = "".join(rng.choices(pieces, k=rng.randint(1, 14)))
-        tokens = tagger.tag(caption)
-        assert [token[:2] for token in tokens] == pos_tag(word_tokenize(caption)), caption
-        for token in tokens:
-            written = caption[token.start_char : token.end_char]
-            assert written == token.text or (token.text in ("``", "''") and written in ('"', "''")), caption
+    captions = ["".join(rng.choices(pieces, k=rng.randint(1, 14))) for _ in range(800)]
+    for caption, (text, words, tags) in zip(captions, CaptionTagger().tag(captions), strict=True):
+        assert list(zip(words, tags, strict=True)) == pos_tag(word_tokenize(caption)), caption
+        for word, (start, end) in zip(words, token_spans(text, words), strict=True):
+            assert caption[start:end] == word or (word in ("``", "''") and caption[start:end] in ('"', "''")), caption
 
 
 def test_control_characters_are_part_of_no_word(nouns, phrases):
@@ -270,6 +268,27 @@ def test_a_phrase_keeps_its_head(phrases):
 )
 def test_phrase_boundaries(caption, expected, phrases):
     assert found(phrases, caption) == expected
+
+
+def test_phrases_are_those_of_nltks_chunk_grammar(phrases, coco, test_data):
+    from nltk import RegexpParser, pos_tag, word_tokenize
+
+    from pipelines.noun_rules.nltk_rules import _QUANTIFIERS
+
+    def retagged(word, tag):
+        if not any(map(str.isalpha, word)):
+            return word, "SYM"
+        return word, "PDT" if word.lower() in _QUANTIFIERS and tag == "JJ" else tag
+
+    chunker = RegexpParser("PHRASE: {<JJ>*<NN.*>+}")
+    headlines = (test_data / "cc3m_validation.tsv").read_text(encoding="utf-8").splitlines()
+    captions = [*coco[:300], *(row.split("\t")[0] for row in headlines[:300])]
+    for caption, of_caption in zip(captions, phrases.extract(captions), strict=True):
+        tree = chunker.parse([retagged(*pair) for pair in pos_tag(word_tokenize(caption))])
+        wanted = [subtree.leaves() for subtree in tree.subtrees(lambda node: node.label() == "PHRASE")]
+        assert [(noun.noun, noun.tag_pattern) for noun in of_caption] == [
+            (" ".join(word.lower() for word, _ in phrase), " ".join(tag for _, tag in phrase)) for phrase in wanted
+        ]
 
 
 def test_every_noun_token_is_in_exactly_one_phrase(nouns, phrases, coco):

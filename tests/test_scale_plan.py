@@ -62,7 +62,7 @@ def test_a_gpus_hours_are_work_over_used_speed():
 def test_bytes_nouns_and_requests_go_by_image_and_unit():
     corpus = Corpus(6400)
     assert table_bytes(corpus, "masks", MEASURED) == 6400 * 30_000
-    assert noun_hours(corpus, MEASURED) == pytest.approx(6400 * 5 / 1650 / 3600)
+    assert noun_hours(corpus, MEASURED) == pytest.approx(6400 * 5 / 27000 / 3600)
     assert corpus.units == 128
     assert requests(corpus, ("PUT", "DELETE"), MEASURED) == 128 * 8
     assert requests(corpus, ("GET", "HEAD", "LIST"), MEASURED) == 128 * 30 + 2 * 6400

@@ -1,9 +1,10 @@
-"""Nouns by NLTK's perceptron tagger: every noun token (the paper's mode), or phrases by a chunk grammar."""
+"""Nouns by NLTK's perceptron tagger: every noun token (the paper's mode), or phrases of adjectives and nouns."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import nltk
@@ -12,51 +13,73 @@ from nltk.tokenize import NLTKWordTokenizer, PunktTokenizer
 
 from pipelines.noun_rules.flags import GENERIC_NOUNS_VERSION, is_generic
 from pipelines.noun_rules.nltk_packages import package_sha256, require_packages
+from pipelines.noun_rules.perceptron_tables import PerceptronTables
+from pipelines.noun_rules.plain_words import plain_words
 from pipelines.noun_rules.rule import Noun
 from pipelines.noun_rules.token_spans import token_spans
 from pipelines.noun_rules.word_forms import WORD_FORMS_VERSION
 from pipelines.noun_rules.wordnet_senses import NounSenses
 
-PHRASE_GRAMMAR = "PHRASE: {<JJ>*<NN.*>+}"
-"""Adjectives, if any, then one noun or a compound; no comparatives (JJR, JJS), which need another thing."""
+PHRASE = re.compile("J*N+")
+"""Adjectives, if any, then one noun or a compound: NLTK's chunk grammar `<JJ>*<NN.*>+` over a letter a token.
+
+No comparatives (JJR, JJS), which need another thing.
+"""
 
 # Tagged as adjectives, yet they count or compare and describe nothing that can be seen in a region.
 _COUNTING = "other several many few various different multiple numerous much more most such same own certain"
 _QUANTIFIERS = frozenset(_COUNTING.split())
 
+_CACHED_NOUNS = 1 << 14
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 """Those that are no white space, at which NLTK does not split; they are part of no word."""
 
 
-class Token(NamedTuple):
-    """A token with NLTK's tag; `text` is NLTK's spelling, the span is the caption's (see token_spans)."""
+class TaggedCaption(NamedTuple):
+    """A caption as NLTK reads it, with a space for every control character, its tokens and their tags."""
 
     text: str
-    tag: str
-    start_char: int
-    end_char: int
+    words: list[str]
+    tags: list[str]
 
 
 class CaptionTagger:
-    """NLTK's `pos_tag(word_tokenize(caption))` with its models opened once, and a span for every token."""
+    """NLTK's `pos_tag(word_tokenize(caption))` for many captions at once, with its models opened once."""
 
     def __init__(self) -> None:
         """Open splitter and tagger. Raises UserError where their data is missing."""
         require_packages()
         self._sentences = PunktTokenizer("english")
         self._words = NLTKWordTokenizer()
-        self._tagger = PerceptronTagger()
+        self.tables = PerceptronTables(PerceptronTagger())
 
-    def tag(self, caption: str) -> list[Token]:
-        """The caption's tokens; texts and tags equal those of NLTK's two functions.
+    def tag(self, captions: Sequence[str]) -> list[TaggedCaption]:
+        """Tokens and tags of every caption, in the captions' order; they equal those of NLTK's two functions.
 
         Control characters are read as spaces, one for one, so that spans stay as they are.
         """
-        caption = CONTROL_CHARACTERS.sub(" ", caption)
-        words = [word for sentence in self._sentences.tokenize(caption) for word in self._words.tokenize(sentence)]
-        tags = self._tagger.tag(words)
-        return [Token(*tagged, *span) for tagged, span in zip(tags, token_spans(caption, words), strict=True)]
+        texts = [CONTROL_CHARACTERS.sub(" ", caption) for caption in captions]
+        words = [self.words(text) for text in texts]
+        return list(map(TaggedCaption, texts, words, self.tables.tag(words)))
+
+    def words(self, text: str) -> list[str]:
+        """NLTK's `word_tokenize(text)`."""
+        plain = plain_words(text)
+        if plain is not None:
+            return plain
+        return [word for sentence in self._sentences.tokenize(text) for word in self._words.tokenize(sentence)]
+
+
+class _SameInEveryCaption(NamedTuple):
+    """What of a Noun depends on its words and their tags alone."""
+
+    noun: str
+    head: str
+    lemma: str
+    tag_pattern: str
+    abstract: bool
+    generic: bool
 
 
 class _NltkRule:
@@ -69,6 +92,7 @@ class _NltkRule:
         """Open tagger and WordNet. Raises UserError where their data is missing."""
         self._tagger = CaptionTagger()
         self._senses = NounSenses()
+        self._described = lru_cache(_CACHED_NOUNS)(self._describe)
 
     def fingerprint(self) -> dict[str, object]:
         """Versions of rule, lists and NLTK, and the sha256 of every data file read."""
@@ -83,35 +107,37 @@ class _NltkRule:
 
     def extract(self, captions: Sequence[str]) -> list[list[Noun]]:
         """The nouns of each caption, in the captions' order; within a caption by `start_char`."""
-        return [self._nouns_of(caption) for caption in captions]
+        return [self._nouns_of(*each) for each in zip(captions, self._tagger.tag(captions), strict=True)]
 
-    def _nouns_of(self, caption: str) -> list[Noun]:
-        groups = self._groups(self._tagger.tag(caption))
-        return [self._noun(caption, group) for group in groups]
+    def _nouns_of(self, caption: str, tagged: TaggedCaption) -> list[Noun]:
+        runs = self._runs(tagged.words, tagged.tags)
+        if not runs:
+            return []
+        spans = list(token_spans(tagged.text, tagged.words[: runs[-1][1]]))
+        nouns = []
+        for first, end in runs:
+            known = self._described(tuple(tagged.words[first:end]), tuple(tagged.tags[first:end]))
+            start_char, end_char = spans[first][0], spans[end - 1][1]
+            nouns.append(Noun(known.noun, caption[start_char:end_char], start_char, end_char, *known[1:]))
+        return nouns
 
-    def _groups(self, tokens: list[Token]) -> list[Sequence[Token]]:
-        """The token runs that become one noun each; the last token of a run is its head."""
+    def _runs(self, words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, int]]:
+        """The runs of tokens, first and end, that become one noun each; the last token of a run is its head."""
         raise NotImplementedError
 
-    def _noun(self, caption: str, group: Sequence[Token]) -> Noun:
-        words = [token.text.lower() for token in group]
-        lemmas = [self._lemma(token) for token in group if _is_noun(token)]
-        in_singular = (*words[:-1], lemmas[-1])
-        start, end = group[0].start_char, group[-1].end_char
-        return Noun(
-            noun=" ".join(words),
-            surface=caption[start:end],
-            start_char=start,
-            end_char=end,
-            head=words[-1],
+    def _describe(self, words: tuple[str, ...], tags: tuple[str, ...]) -> _SameInEveryCaption:
+        lowered = [word.lower() for word in words]
+        nouns = [(word, tag) for word, tag in zip(lowered, tags, strict=True) if _is_noun(word, tag)]
+        lemmas = [self._senses.lemma(word, tag.endswith("S")) for word, tag in nouns]
+        in_singular = (*lowered[:-1], lemmas[-1])
+        return _SameInEveryCaption(
+            noun=" ".join(lowered),
+            head=lowered[-1],
             lemma=" ".join(in_singular),
-            tag_pattern=" ".join(token.tag for token in group),
+            tag_pattern=" ".join(tags),
             abstract=self._senses.is_abstract(in_singular),
             generic=is_generic(lemmas),
         )
-
-    def _lemma(self, token: Token) -> str:
-        return self._senses.lemma(token.text.lower(), token.tag.endswith("S"))
 
 
 class NounTokens(_NltkRule):
@@ -120,8 +146,9 @@ class NounTokens(_NltkRule):
     name = "nouns"
     version = "2"
 
-    def _groups(self, tokens: list[Token]) -> list[Sequence[Token]]:
-        return [(token,) for token in tokens if _is_noun(token)]
+    def _runs(self, words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, int]]:
+        named = (index for index, tag in enumerate(tags) if tag.startswith("NN"))
+        return [(index, index + 1) for index in named if _has_letter(words[index])]
 
 
 class NounPhrases(_NltkRule):
@@ -130,28 +157,21 @@ class NounPhrases(_NltkRule):
     name = "phrases"
     version = "2"
 
-    def __init__(self) -> None:
-        """Open tagger, WordNet and grammar. Raises UserError where data is missing."""
-        super().__init__()
-        self._chunker = nltk.RegexpParser(PHRASE_GRAMMAR)
-
-    def _groups(self, tokens: list[Token]) -> list[Sequence[Token]]:
-        if not tokens:
-            return []
-        tree = self._chunker.parse([_for_chunking(token) for token in tokens])
-        return [phrase.leaves() for phrase in tree.subtrees(lambda node: node.label() == "PHRASE")]
+    def _runs(self, words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, int]]:
+        letters = "".join(map(_letter, words, tags))
+        return [match.span() for match in PHRASE.finditer(letters)]
 
 
-def _is_noun(token: Token) -> bool:
-    return token.tag.startswith("NN") and _has_letter(token.text)
+def _is_noun(word: str, tag: str) -> bool:
+    return tag.startswith("NN") and _has_letter(word)
 
 
 def _has_letter(text: str) -> bool:
-    return any(character.isalpha() for character in text)
+    return text.isalpha() or any(character.isalpha() for character in text)
 
 
-def _for_chunking(token: Token) -> Token:
-    """The token, retagged where the grammar must not see a noun (an emoji) or an adjective (a quantifier)."""
-    if not _has_letter(token.text):
-        return token._replace(tag="SYM")
-    return token._replace(tag="PDT") if token.text.lower() in _QUANTIFIERS and token.tag == "JJ" else token
+def _letter(word: str, tag: str) -> str:
+    """N for a noun, J for an adjective that describes, else a dash: for an emoji, and for what only counts."""
+    if _is_noun(word, tag):
+        return "N"
+    return "J" if tag == "JJ" and _has_letter(word) and word.lower() not in _QUANTIFIERS else "-"

@@ -15,8 +15,13 @@ def token_spans(caption: str, tokens: Iterable[str]) -> Iterator[tuple[int, int]
     """
     end = 0
     for token in tokens:
-        start = _skip_space(caption, end)
-        end = start + len(_as_written(caption, start, token))
+        start = caption.find(token, end)
+        # Most tokens stand where the last one ended, or one space behind.
+        if token in _WRITTEN_AS or (start != end and (start < 0 or not caption[end:start].isspace())):
+            start = _skip_space(caption, end)
+            end = start + len(_as_written(caption, start, token))
+        else:
+            end = start + len(token)
         yield start, end
 
 
