@@ -53,7 +53,7 @@ def enliven(sam: Sam) -> None:
         attention = block.cross_attn_image_to_token
         torch.nn.init.orthogonal_(attention.q_proj.weight, 4)
         attention.k_proj.weight.data.copy_(attention.q_proj.weight)
-        attention.out_proj.weight.data *= 8
+        attention.out_proj.weight.data *= 30
     head = sam.mask_decoder.iou_prediction_head.layers[-1]
     head.weight.data *= 4
     head.bias.data.fill_(0.5)
