@@ -14,9 +14,10 @@ that has its logits already: enlarging, filters, boxes, run lengths, and non-max
 
 Equality comes first: the same kept masks in the same order, each IoU 0.9999 or more, scores to 1e-4 (post-processing:
 equal RLEs), once with suppression and once without, so that every mask that passes is compared. Then ways are timed in
-turns, medians of wall seconds, and the bars are on ratios of medians. "again" is the usual way against itself: how much
-of a ratio may be noise. CPU seconds stand beside: where they and wall seconds times threads lie far apart, the machine
-was busy. A run below a bar exits with 1 and writes nothing. bf16 has no bar; its agreement with fp32 is printed,
+turns, on one thread, since threads that wait for each other on a busy machine measure that. Figures are medians. The
+bars are on ratios of CPU seconds, in which other programs take no part; wall seconds stand beside, and lie far above
+them where cores were shared. So does the usual way against itself, odd turns against even ones: how much of a ratio may
+be noise. A run below a bar exits with 1 and writes nothing. bf16 has no bar; its agreement with fp32 is printed,
 and random weights make it look worse than trained ones, whose logits lie further from 0.
 """
 
@@ -28,7 +29,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ from ovseg_model.proposals.generator import MaskProposals
 from ovseg_model.proposals.sam import SamOptions
 from ovseg_model.proposals.sam_agreement import agreement, prompt_agreement
 from ovseg_model.proposals.sam_encoder import FastViT
-from ovseg_model.proposals.sam_everything import SamModel, everything, whole
+from ovseg_model.proposals.sam_everything import DTYPES, SamModel, everything, whole
 from ovseg_model.proposals.sam_postprocess import Candidates, Frame, KeptMasks
 from ovseg_model.rle import iou_matrix
 
@@ -92,10 +93,19 @@ class Case:
     pixels_13SS: torch.Tensor
     """What the encoder reads."""
     options: SamOptions
+    encoding: Times
+    """Of the usual encoder, so far."""
 
     def without_suppression(self) -> Case:
         """The same, every mask kept that passes."""
-        return Case(self.sam, self.encoder, self.image_HW3, self.pixels_13SS, loosened(self.options))
+        return replace(self, options=loosened(self.options))
+
+    def encode(self, encoder: torch.nn.Module, times: Times) -> torch.Tensor:
+        """The image's embedding, timed."""
+        found = []
+        with torch.inference_mode():
+            times.run(lambda: found.append(encoder(self.pixels_13SS)))
+        return found[0]
 
     def usual(self) -> Masks:
         """Records of segment-anything, from the embedding on."""
@@ -129,11 +139,11 @@ def open_case(sam: Sam, points_per_side: int, height: int = HEIGHT, width: int =
     read_3HW = torch.from_numpy(ResizeLongestSide(encoder.img_size).apply_image(image_HW3)).permute(2, 0, 1)
     pixels_13SS = sam.preprocess(read_3HW)[None]
     sam.image_encoder = Remembered(encoder.img_size)
-    sam.image_encoder.embedding = encoder(pixels_13SS)
     everything_passes = SamOptions(
         "none", points_per_side=points_per_side, pred_iou_thresh=0.0, stability_score_thresh=0.0
     )
-    case = Case(sam, encoder, image_HW3, pixels_13SS, loosened(everything_passes))
+    case = Case(sam, encoder, image_HW3, pixels_13SS, loosened(everything_passes), Times())
+    sam.image_encoder.embedding = case.encode(encoder, case.encoding)
     give_masks_borders(case)
     found = case.ours(case.model("fp32"))
     passing = float(np.quantile(found.predicted_iou, 1 - PASS_RATE))
@@ -189,31 +199,33 @@ def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, T
     return times
 
 
+def against_itself(times: Times) -> float:
+    """Odd turns' median over that of even ones, CPU seconds; 1 for a single turn."""
+    return statistics.median(times.cpu[::2]) / statistics.median(times.cpu[1::2] or times.cpu)
+
+
 def measure_everything(case: Case, repeats: int, encoder_repeats: int) -> tuple[str, float]:
     """The Markdown section, and how many times as long as ours segment-anything takes."""
     every = case.without_suppression()
     full, half = case.model("fp32"), case.model("bf16")
-    encoders = {
-        "segment-anything": case.encoder,
-        "ours, fp32": FastViT(copy.deepcopy(case.encoder), torch.float32),
-        "ours, bf16": FastViT(copy.deepcopy(case.encoder), torch.bfloat16),
+    encoders = {"segment-anything": case.encoder} | {
+        f"ours, {precision}": FastViT(copy.deepcopy(case.encoder), DTYPES[precision]) for precision in ("fp32", "bf16")
     }
+    encoding = {name: Times() for name in encoders} | {"segment-anything": case.encoding}
+    embeddings = {name: case.encode(encoders[name], encoding[name]) for name in ("ours, fp32", "ours, bf16")}
+    half._encoder._encoder.embedding = embeddings["ours, bf16"]
+    difference = (embeddings["ours, fp32"] - case.sam.image_encoder.embedding).abs().max().item()
+    require(difference <= LARGEST_SCORE_DIFFERENCE, f"embeddings differ by {difference:.1e}")
     checked = [check_masks(case.usual(), case.ours(full)), check_masks(every.usual(), every.ours(full))]
-    with torch.inference_mode():
-        half._encoder._encoder.embedding = encoders["ours, bf16"](case.pixels_13SS)
-        difference = (encoders["ours, fp32"](case.pixels_13SS) - case.sam.image_encoder.embedding).abs().max().item()
-        require(difference <= LARGEST_SCORE_DIFFERENCE, f"embeddings differ by {difference:.1e}")
-        ways = {name: lambda encoder=encoder: encoder(case.pixels_13SS) for name, encoder in encoders.items()}
-        encoding = in_turns(ways, encoder_repeats)
-    rest = in_turns(
-        {
-            "segment-anything": case.usual,
-            "ours, fp32": lambda: case.ours(full),
-            "ours, bf16": lambda: case.ours(half),
-            "again": case.usual,
-        },
-        repeats,
-    )
+    for _ in range(encoder_repeats - 1):
+        for name, encoder in encoders.items():
+            case.encode(encoder, encoding[name])
+    ways = {
+        "segment-anything": case.usual,
+        "ours, fp32": lambda: case.ours(full),
+        "ours, bf16": lambda: case.ours(half),
+    }
+    rest = in_turns(ways, repeats)
     half_agrees = [
         agreement([proposals(every.ours(full))], [proposals(every.ours(half))]),
         prompt_agreement(full, half, case.image_HW3, case.options.points_per_side),
@@ -236,36 +248,33 @@ def proposals(kept: KeptMasks) -> MaskProposals:
 
 def everything_table(encoding: dict[str, Times], rest: dict[str, Times]) -> tuple[str, float]:
     """The table of a way's parts, and the ratio that the bar is on."""
-    totals = {name: encoding[name].median + rest[name].median for name in encoding}
-    usual = totals["segment-anything"]
+    encoders, others = ({name: cpu(each) for name, each in times.items()} for times in (encoding, rest))
+    whole_cpu = {name: encoders[name] + others[name] for name in encoding}
+    whole_wall = {name: encoding[name].median + rest[name].median for name in encoding}
+    usual = "segment-anything"
     lines = [
-        "| way | encoder s | rest s, median | spread | rest CPU s | encoder's share | whole s | times as fast |",
+        "| way | encoder, CPU s | its share | after it, CPU s | whole, CPU s | wall s | times as fast, CPU | wall |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, total in totals.items():
-        part = rest[name]
-        cells = (
-            f"{encoding[name].median:.2f}",
-            f"{part.median:.2f}",
-            f"{min(part.wall):.2f} to {max(part.wall):.2f}",
-            f"{statistics.median(part.cpu):.2f}",
-            f"{encoding[name].median / total:.0%}",
-            f"{total:.2f}",
-            f"{usual / total:.2f}",
-        )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    first = rest["segment-anything"].median
+    for name in encoding:
+        shares = f"{encoders[name]:.2f} | {encoders[name] / whole_cpu[name]:.0%} | {others[name]:.2f}"
+        ratios = f"{whole_cpu[usual] / whole_cpu[name]:.2f} | {whole_wall[usual] / whole_wall[name]:.2f}"
+        lines.append(f"| {name} | {shares} | {whole_cpu[name]:.2f} | {whole_wall[name]:.2f} | {ratios} |")
     parts = "; ".join(
-        f"{name}: the encoder alone {encoding['segment-anything'].median / encoding[name].median:.2f}x, all after it "
-        f"{first / rest[name].median:.2f}x"
+        f"{name}: the encoder {encoders[usual] / encoders[name]:.2f}x, all after it {others[usual] / others[name]:.2f}x"
         for name in ("ours, fp32", "ours, bf16")
     )
-    times = len(encoding["segment-anything"].wall)
+    turns = len(encoding[usual].wall)
     note = (
-        f"{parts}. The usual way again: {first / rest['again'].median:.2f}x itself. Encoders were timed "
-        f"{'once' if times == 1 else f'{times} times'}, the rest {len(rest['again'].wall)} times."
+        f"{parts}, by CPU seconds. The usual way after the encoder against itself: {against_itself(rest[usual]):.2f}x. "
+        f"Encoders were timed {'once' if turns == 1 else f'{turns} times'}, the rest {len(rest[usual].wall)} times."
     )
-    return "\n".join([*lines, "", note]), usual / totals["ours, fp32"]
+    return "\n".join([*lines, "", note]), whole_cpu[usual] / whole_cpu["ours, fp32"]
+
+
+def cpu(times: Times) -> float:
+    """Median of CPU seconds."""
+    return statistics.median(times.cpu)
 
 
 # Post-processing.
@@ -390,18 +399,20 @@ def measure_post(case: PostCase, repeats: int) -> tuple[str, float]:
         require(bool(rles), "no mask is kept: nothing is compared")
         require(found.predicted_iou == ious.tolist(), "predicted IoUs differ")
         compared.append(len(rles))
-    times = in_turns({"segment-anything": case.usual, "ours": case.ours, "again": case.usual}, repeats)
-    usual = times["segment-anything"].median
+    times = in_turns({"segment-anything": case.usual, "ours": case.ours}, repeats)
+    usual = times["segment-anything"]
     height, width = case.size
     lines = [
         f"## Post-processing: {len(case.iou_PM):,} points, {MASKS_A_POINT} masks each, {height} x {width} px, bar "
         f"{POST_BAR}\n",
         f"Equal RLEs of {compared[0]} masks, and of {compared[1]} without suppression; {PASS_RATE:.0%} of "
         f"{case.iou_PM.numel():,} pass by predicted IoU.\n",
-        "| way | wall ms, median | spread | CPU ms | times as fast |\n|---|---:|---:|---:|---:|",
+        "| way | wall ms, median | spread | CPU ms | times as fast, CPU | wall |\n|---|---:|---:|---:|---:|---:|",
     ]
-    lines += [f"| {name} | {each.cells()} | {usual / each.median:.2f} |" for name, each in times.items()]
-    return "\n".join(lines), usual / times["ours"].median
+    for name, each in times.items():
+        lines.append(f"| {name} | {each.cells()} | {cpu(usual) / cpu(each):.2f} | {usual.median / each.median:.2f} |")
+    lines.append(f"\nThe usual way against itself: {against_itself(usual):.2f}x.")
+    return "\n".join(lines), cpu(usual) / cpu(times["ours"])
 
 
 def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
@@ -423,7 +434,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="256 points of post-processing, the encoder timed once")
     parser.add_argument("--only", choices=("everything", "post"), help="one of the two")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way; the median counts")
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--output", type=Path, help="file for the Markdown page")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
