@@ -5,8 +5,8 @@
 
 Everything-mode: a ViT-B with random weights, the last layer of its mask heads enlarged so that masks have borders, an
 image of smooth noise, a grid of 8 x 8 points. `pred_iou_thresh` is the quantile that lets 26 % of masks pass. The
-encoder, whose time no option changes, is timed apart from the rest, which starts with its embedding: a way's time is
-the sum of the two medians.
+encoder, which takes the same time however many points are asked, is timed apart; the rest starts with the embedding of
+segment-anything's encoder (bf16: of its own), from which ours may differ by 1e-4. A way's time is the sum of the two.
 
 Post-processing: the small logits of 1,024 points (`--quick`: 256), three masks each, are blobs about their point with
 wavy borders; predicted IoUs are drawn so that 26 % pass. segment-anything's side is `_process_crop` with a predictor
@@ -16,7 +16,7 @@ Equality comes first: the same kept masks in the same order, each IoU 0.9999 or 
 equal RLEs), once with suppression and once without, so that every mask that passes is compared. Then ways are timed in
 turns, on one thread, since threads that wait for each other on a busy machine measure that. Figures are medians. The
 bars are on ratios of CPU seconds, in which other programs take no part; wall seconds stand beside, and lie far above
-them where cores were shared. So does the usual way against itself, odd turns against even ones: how much of a ratio may
+them where cores were shared. The usual way against itself, odd turns against even ones, says how much of a ratio may
 be noise. A run below a bar exits with 1 and writes nothing. bf16 has no bar; its agreement with fp32 is printed,
 and random weights make it look worse than trained ones, whose logits lie further from 0.
 """
@@ -28,6 +28,7 @@ import copy
 import os
 import platform
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -59,6 +60,7 @@ EVERYTHING_BAR, POST_BAR = 1.4, 2.5
 LEAST_IOU, LARGEST_SCORE_DIFFERENCE = 0.9999, 1e-4
 LOGIT_DEVIATION = 5.0
 MASKS_A_POINT = 3
+LINE = 120
 CELLS = 256
 SLOPE = 5.0
 """Of blobs' logits, a cell: two thirds of them are as stable as segment-anything wants masks."""
@@ -238,7 +240,7 @@ def measure_everything(case: Case, repeats: int, encoder_repeats: int) -> tuple[
         f"With suppression {checked[0]}; without, {checked[1]}; embeddings differ by {difference:.1e} at most. bf16 "
         f"beside fp32: {half_agrees[1]}; of the masks that pass, {half_agrees[0]}."
     )
-    return "\n\n".join([title, facts, text]), ratio
+    return "\n\n".join([title, textwrap.fill(facts, LINE), text]), ratio
 
 
 def proposals(kept: KeptMasks) -> MaskProposals:
@@ -269,7 +271,7 @@ def everything_table(encoding: dict[str, Times], rest: dict[str, Times]) -> tupl
         f"{parts}, by CPU seconds. The usual way after the encoder against itself: {against_itself(rest[usual]):.2f}x. "
         f"Encoders were timed {'once' if turns == 1 else f'{turns} times'}, the rest {len(rest[usual].wall)} times."
     )
-    return "\n".join([*lines, "", note]), whole_cpu[usual] / whole_cpu["ours, fp32"]
+    return "\n".join([*lines, "", textwrap.fill(note, LINE)]), whole_cpu[usual] / whole_cpu["ours, fp32"]
 
 
 def cpu(times: Times) -> float:
@@ -425,7 +427,10 @@ def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
         f"Load average {os.getloadavg()[0]:.1f} at the end: cores were shared with other programs where it is above "
         "the threads."
     )
-    return "\n\n".join([f"# Speed of SAM's everything-mode\n\n{__doc__}".rstrip(), place, *sections]) + "\n"
+    return (
+        "\n\n".join([f"# Speed of SAM's everything-mode\n\n{__doc__}".rstrip(), textwrap.fill(place, LINE), *sections])
+        + "\n"
+    )
 
 
 def main() -> None:
