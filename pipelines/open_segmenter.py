@@ -21,7 +21,7 @@ class ModelOptions:
 
     masks: str = option(
         "felzenszwalb",
-        "mask proposals: felzenszwalb (no weights), maskformer (any MaskFormer or Mask2Former, and the network of "
+        "mask proposals: felzenszwalb (no weights), sam, maskformer (any MaskFormer or Mask2Former, and the network of "
         "ovseg train-proposals), annotations, or package.module:factory",
     )
     mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")

@@ -47,8 +47,8 @@ class MaskOptions:
 
     masks: str = option(
         "felzenszwalb",
-        "mask generator: felzenszwalb (no weights), annotations (masks that exist), maskformer (any MaskFormer or "
-        "Mask2Former), or package.module:factory",
+        "mask generator: felzenszwalb (no weights), annotations (masks that exist), sam (segment-anything), maskformer "
+        "(any MaskFormer or Mask2Former), or package.module:factory",
     )
     mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
     masks_from: str | None = option(None, "take masks from the MASKS table of this run instead of making them")

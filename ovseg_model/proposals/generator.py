@@ -105,6 +105,7 @@ BUILT_IN = {
     "annotations": "ovseg_model.proposals.annotations",
     "felzenszwalb": "ovseg_model.proposals.felzenszwalb",
     "maskformer": "ovseg_model.proposals.maskformer",
+    "sam": "ovseg_model.proposals.sam",
 }
 """Generators known by name, and the module that is imported only when one is chosen."""
 

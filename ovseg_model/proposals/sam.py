@@ -1,0 +1,194 @@
+"""Masks of SAM (Kirillov et al., ICCV 2023): what segment-anything's SamAutomaticMaskGenerator returns, faster.
+
+Options have its names and defaults; docs/masks.md says what is faster and what was measured. With option boxes, one
+mask for each box that a detector made.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ovseg_model.proposals.generator import (
+    GeneratorKind,
+    ImageInput,
+    MaskProposals,
+    ProposalError,
+    Resolution,
+)
+from ovseg_model.proposals.options import option
+from ovseg_model.proposals.sam_boxes import BoxTable, prepare_boxes
+from ovseg_model.proposals.sam_weights import SamWeights, load_sam, resolve_sam
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from ovseg_model.proposals.sam_everything import Batches, SamModel
+    from ovseg_model.proposals.sam_postprocess import KeptMasks
+
+VERSION = 1
+"""Raised whenever the same options begin to give other masks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamOptions:
+    """Options of the sam generator; those that segment-anything has, by its names and defaults."""
+
+    checkpoint: str = option(help="a SAM checkpoint: a path, or vit_b, vit_l, vit_h where the published file lies here")
+    model_type: str = option(
+        "auto", choices=("auto", "vit_b", "vit_l", "vit_h"), help="what the checkpoint must be; auto takes what it is"
+    )
+    image_encoder: str = option("", help="package.module:factory of an encoder that is no ViT, as MobileSAM's")
+    points_per_side: int = option(32, unit="points", minimum=1, help="of the grid; all of it is its square")
+    points_per_batch: int = option(64, unit="points", minimum=1, help="a forward; a CPU takes what its caches hold")
+    pred_iou_thresh: float = option(0.88, help="masks of no higher predicted IoU are left out; 0 keeps all")
+    stability_score_thresh: float = option(0.95, help="masks of lower stability are left out; 0 keeps all")
+    stability_score_offset: float = option(
+        1.0, unit="logits", help="stability: IoU of the mask with itself, its threshold this much higher and lower"
+    )
+    box_nms_thresh: float = option(0.7, minimum=0, maximum=1, help="of two boxes this alike the lesser is dropped")
+    crop_n_layers: int = option(0, minimum=0, maximum=4, help="layers of crops: the 2 x 2 of the first, 4 x 4, ...")
+    crop_nms_thresh: float = option(0.7, minimum=0, maximum=1, help="box_nms_thresh for masks of different crops")
+    crop_overlap_ratio: float = option(
+        512 / 1500, unit="share of the short side", minimum=0, maximum=1, help="by which crops overlap"
+    )
+    crop_n_points_downscale_factor: int = option(1, minimum=1, help="points_per_side of a layer is divided by this")
+    min_mask_region_area: int = option(0, unit="px", minimum=0, help="smaller holes and islands are removed")
+    boxes: str = option("", help="COCO results or instances JSON: a mask for each box, in place of a grid of points")
+    box_score_thresh: float = option(0.0, help="boxes of a lower score get no mask")
+    box_multimask: bool = option(True, help="of a box: the best by predicted IoU of three masks, or SAM's single mask")
+    precision: str = option("fp32", choices=("fp32", "bf16", "fp16"), help="of encoder and decoder; weights are cast")
+    compile: bool = option(False, help="torch.compile encoder and decoder: minutes at first, faster afterwards")
+    image_batch: int = option(1, unit="images", minimum=1, help="images, or crops, a forward; 4 on a GPU")
+
+
+class SegmentAnything:
+    """Masks of SAM, highest predicted IoU first, or one a box in the order of the boxes.
+
+    Where a GPU's memory runs out, forwards are halved and the images tried again, down to one point of one image.
+    predicted_iou is cut to 0..1: SAM's may lie a little outside.
+    """
+
+    name = "sam"
+
+    def __init__(self, model: SamModel, options: SamOptions, boxes: BoxTable | None = None) -> None:
+        """Takes an open model, and the table of option boxes."""
+        from ovseg_model.proposals.sam_everything import Batches
+
+        self._model, self._options, self._boxes = model, options, boxes
+        self._batches: Batches = Batches(options.image_batch, options.points_per_batch)
+        self.batch_size = options.image_batch
+
+    def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+        """Return one outcome an image, in order; no_masks where none passes, no_annotation where no box is known."""
+        import torch
+
+        try:
+            return self._propose(images)
+        except torch.OutOfMemoryError:
+            smaller = self.halved()
+            if smaller is None:
+                raise
+        # Outside of the handler, where the traceback no longer holds the failed batch's tensors.
+        release_memory(self._batches)
+        self._batches = smaller._batches
+        return self.propose(images)
+
+    def halved(self) -> SegmentAnything | None:
+        """Return the same generator with half as much a forward; None where a forward is one point of one image."""
+        batches = self._batches.halved()
+        if batches is None:
+            return None
+        other = copy.copy(self)
+        other._batches = batches
+        return other
+
+    def _propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+        from ovseg_model.proposals.sam_everything import everything
+
+        if self._boxes:
+            return self._in_boxes(images)
+        found = everything(self._model, [image.pixels_HW3 for image in images], self._options, self._batches)
+        return [_proposals(kept, "no mask passes SAM's thresholds") for kept in found]
+
+    def _in_boxes(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+        from ovseg_model.proposals.sam_everything import masks_in_boxes
+
+        options, known = self._options, self._boxes.look_up(images)
+        asked = [at for at, boxes in enumerate(known) if boxes is not None and len(boxes)]
+        found = masks_in_boxes(
+            self._model,
+            [images[at].pixels_HW3 for at in asked],
+            [known[at] for at in asked],
+            options.stability_score_offset,
+            options.box_multimask,
+            self._batches,
+        )
+        of_image = dict(zip(asked, found, strict=True))
+        return [
+            _proposals(of_image[at], "") if at in of_image else _without_boxes(image, known[at] is not None)
+            for at, image in enumerate(images)
+        ]
+
+
+def _proposals(kept: KeptMasks, why_none: str) -> MaskProposals | ProposalError:
+    if not kept.masks:
+        return ProposalError("no_masks", why_none)
+    return MaskProposals(kept.masks, [min(max(score, 0.0), 1.0) for score in kept.predicted_iou], kept.stability)
+
+
+def _without_boxes(image: ImageInput, is_listed: bool) -> ProposalError:
+    if is_listed:
+        return ProposalError("no_masks", "the image has no box of sufficient score")
+    return ProposalError("no_annotation", f"no box is known of image {image.image_id!r} ({image.image_uri})")
+
+
+def release_memory(batches: Batches) -> None:
+    """Give back what a failed forward held, and say what is halved."""
+    import torch
+
+    logging.getLogger(__name__).warning(
+        "out of memory: SAM's forwards of %d points and %d images are halved; a smaller points_per_batch saves the "
+        "second try",
+        batches.points,
+        batches.images,
+    )
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _resolve(options: SamOptions, device: str, work_folder: str) -> Resolution:
+    """Find the weights and build their model once, so that ones that do not fit stop the run before it starts."""
+    from ovseg_model.clip import resolve_device
+
+    layer_points = options.points_per_side // options.crop_n_points_downscale_factor**options.crop_n_layers
+    if layer_points < 1:
+        raise UserError(
+            f"mask generator sam: the last of {options.crop_n_layers} crop layers has no point a side left; give a "
+            "higher points_per_side or a lower crop_n_points_downscale_factor"
+        )
+    kind = resolve_device(device).split(":")[0]
+    weights = resolve_sam(options.checkpoint, options.model_type, options.image_encoder)
+    not_ours = ("checkpoint", "model_type", "boxes")
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in not_ours}
+    identity = {"version": VERSION, **weights.fingerprint(), "options": values, "device": kind}
+    places = dataclasses.asdict(weights)
+    if options.boxes:
+        places["boxes"], identity["boxes_sha256"] = prepare_boxes(options.boxes, work_folder, options.box_score_thresh)
+    return Resolution(identity, places)
+
+
+def _open(options: SamOptions, places: Mapping[str, str], device: str) -> SegmentAnything:
+    from ovseg_model.clip import resolve_device
+    from ovseg_model.proposals.sam_everything import SamModel
+
+    boxes = BoxTable(places["boxes"]) if "boxes" in places else None
+    sam = load_sam(SamWeights(**{name: place for name, place in places.items() if name != "boxes"}))
+    return SegmentAnything(SamModel(sam, resolve_device(device), options.precision, options.compile), options, boxes)
+
+
+KIND = GeneratorKind(SamOptions, _resolve, _open)
