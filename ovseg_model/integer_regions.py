@@ -219,7 +219,7 @@ def resize_like_pil(
     """Stretches padded regions to squares as PIL does: width, rounded and clipped, then height; uint8 (N, 3, S, S).
 
     regions_N3hw: float32, 0..255, whole levels. heights_N, widths_N: how much of each is no padding, in pixels, int64.
-    PIL's weights have 22 bits behind the point, these are float32: a level is off where a sum is next to a half.
+    PIL's weights have 22 bits behind the point, these are float32: a level or two is off where a sum is next to a half.
     """
     over_width = bicubic_weights(widths_N, regions_N3hw.shape[3], size_px)
     over_height = bicubic_weights(heights_N, regions_N3hw.shape[2], size_px)

@@ -121,9 +121,9 @@ class OnePassEncoder:
         for masks_NHW in chunks:
             if masks_NHW.shape[1:] != image_HW3.shape[:2]:
                 raise ValueError(f"masks: wanted (H, W) {image_HW3.shape[:2]} as the image, got {masks_NHW.shape[1:]}")
-            shares.append(square_patch_shares(torch.from_numpy(masks_NHW).to(self.clip.device), self._grid))
-        shares.append(torch.zeros(0, self._grid, self._grid, device=self.clip.device))
-        return patches_read(torch.cat(shares).flatten(1), self._options.patch_share)
+            shares.append(square_patch_shares(masks_NHW, self._grid).reshape(-1, self._grid**2))
+        shares_NP = np.concatenate([np.zeros((0, self._grid**2), np.float32), *shares])
+        return patches_read(torch.from_numpy(shares_NP).to(self.clip.device), self._options.patch_share)
 
 
 def check_one_pass(clip: Clip, options: OnePassOptions) -> None:

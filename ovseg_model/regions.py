@@ -252,27 +252,26 @@ def square_mask(mask_HW: np.ndarray, size_px: int) -> torch.Tensor:
     return covering_mask(mask_MM, size_px)
 
 
-def square_patch_shares(masks_NHW: torch.Tensor, grid: int) -> torch.Tensor:
-    """Returns what share of each patch of `square_image` a mask covers, float32 (N, G, G), 0 to 1, on its device.
+def square_patch_shares(masks_NHW: np.ndarray, grid: int) -> np.ndarray:
+    """Returns what share of each patch of `square_image` a mask covers, float32 (N, G, G), 0 to 1.
 
     masks_NHW: bool, in the frame of the image; grid: patches a side, G.
     """
-    height, width = masks_NHW.shape[1:]
-    rows, columns, side = _centred(height, width)
-    over_rows, over_columns = (
-        _overlaps(grid, side, each.start, each.stop).to(masks_NHW.device) for each in (rows, columns)
-    )
-    return over_rows @ (masks_NHW.float() @ over_columns.T)
+    rows, columns, side = _centred(*masks_NHW.shape[1:])
+    over_rows_GH, over_columns_GW = (_overlaps(grid, side, each) for each in (rows, columns))
+    # Whole runs of columns that count alike are summed as they are, ten times as fast as a product with all columns.
+    changes = np.any(np.diff(over_columns_GW, axis=1) != 0, axis=0)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    runs_NHR = np.add.reduceat(masks_NHW.view(np.uint8), starts, axis=2, dtype=np.uint32).astype(np.float32)
+    return over_rows_GH @ (runs_NHR @ over_columns_GW[:, starts].T)
 
 
-def _overlaps(grid: int, side: int, start: int, end: int) -> torch.Tensor:
-    """Share of each of `grid` equal pieces of 0..side that pixels start..end-1 have, float32 (G, end - start)."""
-    import torch
-
-    left = torch.arange(start, end, dtype=torch.float64)
-    edges = torch.arange(grid + 1, dtype=torch.float64)[:, None] * side / grid
-    overlap = torch.minimum(edges[1:], left + 1) - torch.maximum(edges[:-1], left)
-    return (overlap.clamp_(min=0) * grid / side).float()
+def _overlaps(grid: int, side: int, pixels: slice) -> np.ndarray:
+    """Share of each of `grid` equal pieces of 0..side that each of some pixels has, float32 (G, pixels)."""
+    left = np.arange(pixels.start, pixels.stop)
+    edges_G1 = np.arange(grid + 1)[:, None] * side / grid
+    overlap_px = np.minimum(edges_G1[1:], left + 1) - np.maximum(edges_G1[:-1], left)
+    return (np.clip(overlap_px, 0, 1) * grid / side).astype(np.float32)
 
 
 def _centred(height: int, width: int) -> tuple[slice, slice, int]:

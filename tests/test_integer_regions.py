@@ -64,14 +64,14 @@ def test_near_regions_are_off_by_two_levels_at_most(height, width):
 
 @pytest.mark.parametrize("most_px", [1, 3000, 10**7])
 @pytest.mark.parametrize("options", [OPTIONS, RegionOptions(expand_ratio=1.5, fill="zero")])
-def test_regions_of_several_images_at_once_are_off_by_one_level_here_and_there(most_px, options):
+def test_regions_of_several_images_at_once_are_off_by_a_level_here_and_there(most_px, options):
     scenes = [scene(97, 61), scene(20, 30, seed=1), scene(150, 40, seed=2)]
     sent = [send_masks(image, masks, options, "cpu") for image, masks in scenes]
     found = device_regions(sent, 32, fill_levels(MEAN, options), most_px)
     wanted = torch.cat([by_pil(image, masks, 32, options) for image, masks in scenes])
     off = (found.int() - wanted.int()).abs()
     assert found.shape == (15, 3, 32, 32)
-    assert off.max() <= 1
+    assert off.max() <= 2
     assert off.float().mean() < 1e-3
 
 

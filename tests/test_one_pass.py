@@ -113,17 +113,24 @@ def test_images_without_masks_have_no_vectors(clip):
 
 def test_patches_of_a_padded_frame_by_hand():
     # 4 x 8 pixels in a square of 8, two rows of padding above and below; patches of 2 pixels.
-    masks = torch.zeros(2, 4, 8, dtype=torch.bool)
+    masks = np.zeros((2, 4, 8), bool)
     masks[0, :, :3] = True
     masks[1, 0, 7] = True
     shares = square_patch_shares(masks, 4)
-    wanted = torch.zeros(2, 4, 4)
-    wanted[0, 1:3] = torch.tensor([1, 0.5, 0, 0])
+    wanted = np.zeros((2, 4, 4))
+    wanted[0, 1:3] = [1, 0.5, 0, 0]
     wanted[1, 1, 3] = 0.25
-    assert torch.allclose(shares, wanted, atol=1e-6)
-    tall = square_patch_shares(masks.transpose(1, 2), 4)
-    assert torch.allclose(tall, wanted.transpose(1, 2), atol=1e-6)
-    assert torch.allclose(square_patch_shares(torch.ones(1, 7, 7, dtype=torch.bool), 3), torch.ones(1, 3, 3))
+    assert np.allclose(shares, wanted, atol=1e-6)
+    tall = square_patch_shares(np.ascontiguousarray(masks.transpose(0, 2, 1)), 4)
+    assert np.allclose(tall, wanted.transpose(0, 2, 1), atol=1e-6)
+    # Patches of 7 / 3 pixels: the third pixel is a third the first patch's.
+    third = np.zeros((2, 7, 7), bool)
+    third[0] = third[1, :, 2] = True
+    shares = square_patch_shares(third, 3)
+    assert np.allclose(shares[0], 1, atol=1e-6)
+    assert np.allclose(shares[1], [[1 / 7, 2 / 7, 0]] * 3, atol=1e-6)
+    # Less than a pixel a patch.
+    assert np.allclose(square_patch_shares(np.ones((1, 2, 3), bool), 6)[0], np.arange(6)[:, None] < 4, atol=1e-6)
 
 
 def test_a_mask_reads_the_patches_that_it_covers_or_its_best_one():
