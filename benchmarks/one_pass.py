@@ -182,7 +182,8 @@ def ways_of(clip: Clip, layers: Sequence[int]) -> dict[str, OnePassOptions]:
     """Settings of one pass that are compared, by name: input size, blocks, and share of a patch."""
     own, default = clip.image_size_px, OnePassOptions().patch_share
     named = {f"one pass, {own} px, last {count}": OnePassOptions(count) for count in layers}
-    named |= {f"one pass, {2 * own} px, last {count}": OnePassOptions(count, 2 * own) for count in layers}
+    ends = (layers[0], layers[-1])
+    named |= {f"one pass, {2 * own} px, last {count}": OnePassOptions(count, 2 * own) for count in ends}
     shares = [OnePassOptions(layers[-1], patch_share=share) for share in (0.0, 0.5)]
     named |= {
         f"one pass, {own} px, last {each.layers}, share {each.patch_share:g} (not {default:g})": each for each in shares
@@ -198,7 +199,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=20, help="masks that are cropped; scaled to all")
     parser.add_argument("--sizes", type=int, nargs="*", default=[224, 448], help="sides of the input in one pass, px")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way; the median counts")
-    parser.add_argument("--scenes", type=int, default=100, help="drawn scenes")
+    parser.add_argument("--scenes", type=int, default=40, help="drawn scenes")
     parser.add_argument("--output", type=Path, help="file for the Markdown page")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

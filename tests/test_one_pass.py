@@ -172,8 +172,12 @@ def test_prompts_are_left_out_and_alpha_is_refused(clip, tmp_path):
         encoder(load_clip(resolve_clip(str(tmp_path / "alpha.safetensors"))))
 
 
-def test_lower_precision_stays_near(clip):
-    low = load_clip(clip.weights, precision="bf16")
+@pytest.mark.parametrize("adapted", [False, True])
+def test_lower_precision_stays_near(clip, adapted, tmp_path):
+    if adapted:  # its weights stay float32, and its forwards are cast
+        save_adapted(adapt_clip(clip.weights, depth=1), str(tmp_path / "adapted.safetensors"))
+    weights = resolve_clip(str(tmp_path / "adapted.safetensors")) if adapted else clip.weights
+    low = load_clip(weights, precision="bf16")
     image, masks = scene()
     near, exact = (encoder(each, layers=2).embed([(image, [masks])])[0] for each in (low, clip))
     assert near.dtype == np.float32
