@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ovseg_model.regions import normalise
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -640,9 +641,10 @@ class Clip:
     def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
         """Returns unit vectors of images, float32 (B, D).
 
-        batch_BCHW: float32, B images of 3 x image_size_px x image_size_px, normalised with `mean` and `std`; B may be
-        0. masks_BSS: bool, True in the foreground, read by a model that `takes_masks` and by no other. Every forward
-        has image_batch rows, so a row does not depend on how many others came with it.
+        batch_BCHW: B images of 3 x image_size_px x image_size_px, RGB: float32, normalised with `mean` and `std`, or
+        uint8, which the device normalises; B may be 0. masks_BSS: bool, True in the foreground, read by a model that
+        `takes_masks` and by no other. Every forward has image_batch rows, so a row does not depend on how many others
+        came with it.
         """
         wanted = (3, self.image_size_px, self.image_size_px)
         if tuple(batch_BCHW.shape[1:]) != wanted:
@@ -652,11 +654,11 @@ class Clip:
 
     def _encode_images(self, rows: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
         """Image features, not normalised (B, D)."""
-        import open_clip
-
+        if not rows.is_floating_point():
+            rows = normalise(rows, self.mean, self.std)
         if self._adapted is not None:
             return self._adapted(rows, masks)
-        rows = rows.to(dtype=open_clip.get_input_dtype(self.precision))
+        rows = self.cast(rows)
         if self.skips_patches:
             return encode_class_token(self.model.visual, rows)
         return self.model.encode_image(rows, normalize=False)
@@ -700,17 +702,28 @@ class Clip:
 
         columns: what `encode` takes, N rows each.
         """
-        import torch
-
         count = len(columns[0])
         vectors = np.empty((count, self.embed_dim), np.float32)
-        with torch.inference_mode(), self._autocast():
+        with self.inference():
             for start in range(0, count, batch):
                 parts = [_padded(column[start : start + batch], batch).to(self.device) for column in columns]
-                features = encode(*parts)[: count - start].float()
-                unit = torch.nn.functional.normalize(features, dim=-1)
-                vectors[start : start + batch] = unit.cpu().numpy()
+                vectors[start : start + batch] = unit_rows(encode(*parts)[: count - start])
         return vectors
+
+    def cast(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns images in the number format of the weights."""
+        import open_clip
+
+        dtype = open_clip.get_input_dtype(self.precision)
+        return images_BCHW if self._adapted is not None or dtype is None else images_BCHW.to(dtype)
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """A context for forwards of parts of the model: without gradients, in its precision."""
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            yield
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Weights of an adapted model stay float32, so its forwards are cast; those of others were cast once."""
@@ -721,6 +734,13 @@ class Clip:
         if self._adapted is None or dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype)
+
+
+def unit_rows(features_ND: torch.Tensor) -> np.ndarray:
+    """Returns features at unit length, float32 (N, D), on the host."""
+    import torch
+
+    return torch.nn.functional.normalize(features_ND.float(), dim=-1).cpu().numpy()
 
 
 def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -765,7 +785,12 @@ def encode_class_token(tower: torch.nn.Module, images_BCHW: torch.Tensor) -> tor
     own = (slice(None), slice(1)) if batch_first else slice(1)
     token = hidden[own] + last.ls_1(last.attention(normed[own], normed, normed))
     token = token + last.ls_2(last.mlp(last.ln_2(token)))
-    pooled, _ = tower._pool(token if batch_first else token.transpose(0, 1))
+    return project_class_token(tower, token if batch_first else token.transpose(0, 1))
+
+
+def project_class_token(tower: torch.nn.Module, token_B1E: torch.Tensor) -> torch.Tensor:
+    """Returns the features, (B, D), of class tokens behind the last block of an image tower pooled at them."""
+    pooled, _ = tower._pool(token_B1E)
     return pooled if tower.proj is None else pooled @ tower.proj
 
 

@@ -192,9 +192,9 @@ class MaskAdaptedClip(torch.nn.Module):
         visual.grid_size = (image_size_px // self.patch_px,) * 2
         if getattr(visual, "preprocess_cfg", None):
             visual.preprocess_cfg["size"] = visual.image_size
-        visual.positional_embedding = _resized(visual.positional_embedding, old_grid, self.grid)
+        visual.positional_embedding = resize_positions(visual.positional_embedding, old_grid, self.grid)
         if self.prompts is not None:
-            self.prompts = _resized(self.prompts, old_grid, self.grid)
+            self.prompts = resize_positions(self.prompts, old_grid, self.grid)
 
     # What it refuses.
 
@@ -319,8 +319,10 @@ def resize_prompts(prompts_KNE: torch.Tensor, grid: tuple[int, int], new_grid: t
     return resized.flatten(2).transpose(1, 2).contiguous()
 
 
-def _resized(parameter: torch.nn.Parameter, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.nn.Parameter:
-    """Prompts (K, N, E), or positions (L, E) whose first row is the class token's, for another grid."""
+def resize_positions(
+    parameter: torch.nn.Parameter, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> torch.nn.Parameter:
+    """Returns prompts (K, N, E), or positions (L, E) whose first row is the class token's, for another grid."""
     values = parameter.detach()
     if values.ndim == 3:
         values = resize_prompts(values, grid, new_grid)

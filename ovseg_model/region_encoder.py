@@ -5,35 +5,79 @@ Array names end in their axes: N masks, H and W of the image, S side of the mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
+from schemas.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from ovseg_model.clip import Clip
+    from ovseg_model.one_pass import OnePassOptions
 
 MaskedImage = tuple[np.ndarray, Iterable[np.ndarray]]
 """Pixels, RGB uint8 (H, W, 3), and masks of the same size in chunks, bool (N, H, W) each, none empty."""
+
+SCORERS = ("crops", "one-pass")
+"""A crop a mask, or all masks of an image in one forward."""
+
+
+GROUPED_FORWARDS = 8
+"""Forwards whose regions are made on the device at once."""
+
+PIXELS_TO_SEND = 2**28
+"""Mask pixels that are decoded for it at most, 268 MB."""
+
+
+class MaskEncoder(Protocol):
+    """Masks of images to unit vectors: a `RegionEncoder` by crops, or a `OnePassEncoder`."""
+
+    @property
+    def clip(self) -> Clip:
+        """The model, whose text tower embeds what the masks are compared with."""
+
+    def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        """Unit vectors of every image's masks in their order, float32 (N, D) each."""
+
+    def with_clip(self, clip: Clip) -> MaskEncoder:
+        """The same with other rows a forward."""
 
 
 class RegionEncoder:
     """A CLIP that reads masked regions; regions of several images share forwards."""
 
-    def __init__(self, clip: Clip, options: RegionOptions) -> None:
-        """options: how regions are cut; of a model that sees whole images only the fill and the resize count."""
+    def __init__(self, clip: Clip, options: RegionOptions, way: str = "float") -> None:
+        """options: how regions are cut; of a model that sees whole images only the fill and the resize count.
+
+        way: how they are resized, one of `integer_regions.WAYS`. Raises UserError for another, and as `check_way`.
+        """
+        if way != "float":
+            from ovseg_model.integer_regions import check_way
+
+            check_way(way, options)
+        if way != "float" and clip.sees_whole_images:
+            raise UserError(
+                f"--regions {way}: CLIP {clip.weights.name} sees whole images, and none are cut; leave it away"
+            )
         self.clip = clip
         self._options = options
+        self._way = way
+
+    def with_clip(self, clip: Clip) -> RegionEncoder:
+        """The same with other rows a forward."""
+        return RegionEncoder(clip, self._options, self._way)
 
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Returns unit vectors of every image's regions in the order of its masks, float32 (N, D) each.
 
         Raises ValueError where masks are empty or of another size than their image.
         """
+        if self._way == "near" and self.clip.device != "cpu":
+            return self._embed_on_device(images)
         import torch
 
         inputs = [[self._inputs(image, masks) for masks in chunks if len(masks)] for image, chunks in images]
@@ -46,9 +90,59 @@ class RegionEncoder:
         return np.split(vectors, np.cumsum(counts)[:-1])
 
     def _inputs(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pixels, float32 (N, 3, S, S), normalised, and masks, bool (N, S, S), for a model that takes them."""
+        """Pixels (N, 3, S, S), normalised or in whole levels, and masks, bool (N, S, S), if it reads them."""
         clip, options = self.clip, self._options
         if clip.sees_whole_images:
             return whole_image_batch(image_HW3, masks_NHW, clip.image_size_px, clip.mean, clip.std, options)
-        pixels = region_batch(image_HW3, masks_NHW, clip.image_size_px, clip.mean, clip.std, options)
-        return pixels, region_masks(masks_NHW, clip.image_size_px, options) if clip.takes_masks else None
+        masks = region_masks(masks_NHW, clip.image_size_px, options) if clip.takes_masks else None
+        if self._way == "float":
+            return region_batch(image_HW3, masks_NHW, clip.image_size_px, clip.mean, clip.std, options), masks
+        from ovseg_model.integer_regions import near_regions, pil_regions
+
+        make = pil_regions if self._way == "exact" else near_regions
+        return make(image_HW3, masks_NHW, clip.image_size_px, clip.mean, options), masks
+
+    def _embed_on_device(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        """The same by regions that are cut, filled and resized on the device, over images."""
+        import torch
+
+        from ovseg_model.integer_regions import PIXELS_PER_ROW, device_regions, fill_levels, send_masks
+
+        clip, fill_3 = self.clip, fill_levels(self.clip.mean, self._options)
+        vectors = np.empty((0, clip.embed_dim), np.float32)
+        owners = np.empty(0, int)
+        for group in _groups_to_send(images, GROUPED_FORWARDS * clip.image_batch):
+            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in group]
+            pixels = device_regions(sent, clip.image_size_px, fill_3, clip.image_batch * PIXELS_PER_ROW)
+            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
+            found = clip.embed_images(pixels, torch.cat(masks) if masks else None)
+            vectors = np.concatenate([vectors, found])
+            owners = np.concatenate([owners, *(np.full(len(each), number) for number, _, each in group)])
+        return [vectors[owners == number] for number in range(len(images))]
+
+
+def _groups_to_send(images: Sequence[MaskedImage], rows: int) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
+    """Chunks of masks, each with its image and that one's number, in runs of about `rows` masks or PIXELS_TO_SEND."""
+    group: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for number, (image_HW3, chunks) in enumerate(images):
+        for masks_NHW in chunks:
+            group += [(number, image_HW3, masks_NHW)] if len(masks_NHW) else []
+            sent = [each for _, _, each in group]
+            if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
+                yield group
+                group = []
+    if group:
+        yield group
+
+
+def open_mask_encoder(
+    clip: Clip, scorer: str, way: str, regions: RegionOptions, one_pass: OnePassOptions
+) -> MaskEncoder:
+    """Returns the encoder of a scorer, one of SCORERS. Raises UserError for another, and where the model is unfit."""
+    if scorer not in SCORERS:
+        raise UserError(f"--scorer: wanted one of {', '.join(SCORERS)}, got {scorer!r}")
+    if scorer == "crops":
+        return RegionEncoder(clip, regions, way)
+    from ovseg_model.one_pass import OnePassEncoder
+
+    return OnePassEncoder(clip, one_pass, regions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ovseg_model.class_embeddings import ClassEmbeddings
     from ovseg_model.clip import Clip, ClipWeights
     from ovseg_model.noun_vectors import Folder
+    from ovseg_model.one_pass import OnePassOptions
+    from ovseg_model.region_encoder import MaskEncoder
 
 MASKS_PER_DECODE = 16
 """Masks decoded at once: 16 masks of a 12-megapixel image are 200 MB."""
@@ -41,6 +43,16 @@ class Scorer(Protocol):
         """Unit vectors of every image's masked regions, float32 (M, D) each."""
 
 
+class TwoWayScorer(Scorer, Protocol):
+    """A scorer that reads masks both ways, for a prefilter and to compare them."""
+
+    def embed_in_one_pass(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """Unit vectors of every image's masks, all of an image in one forward, float32 (M, D) each."""
+
+    def embed_crops(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """Unit vectors of every image's masks, a crop each, float32 (M, D) each."""
+
+
 @dataclass(frozen=True)
 class ClipScorerSpec:
     """A CLIP scorer as workers open it: resolved weights and all that decides its numbers. Small and picklable."""
@@ -53,8 +65,33 @@ class ClipScorerSpec:
     expand_ratio: float
     antialias: bool
     torch_threads: int
+    regions: str = "float"
+    scorer: str = "crops"
+    one_pass_layers: int = 1
+    one_pass_size: int = 0
+    prefilter: int = 0
     noun_folder: Folder | None = None
     """Where vectors of nouns are kept for other workers; no number depends on it."""
+
+    @property
+    def name(self) -> str:
+        """As PAIRS.scorer says it: the CLIP, and how masks were read where that is not by crops alone."""
+        how = f"one-pass, {self.one_pass_layers} layer{'s' * (self.one_pass_layers > 1)}"
+        how += f", {self.one_pass_size} px" if self.one_pass_size else ""
+        if self.prefilter:
+            return f"{self.weights.name} (best {self.prefilter} by {how})"
+        return f"{self.weights.name} ({how})" if self.scorer == "one-pass" else self.weights.name
+
+    @property
+    def uses_one_pass(self) -> bool:
+        """Whether masks are read in one forward, to score or to choose."""
+        return self.scorer == "one-pass" or self.prefilter > 0
+
+    def one_pass(self) -> OnePassOptions:
+        """How masks are read in one forward. Raises UserError for values that no model can take."""
+        from ovseg_model.one_pass import OnePassOptions
+
+        return OnePassOptions(self.one_pass_layers, self.one_pass_size)
 
     def fingerprint(self) -> dict[str, Any]:
         """Weights by sha256, numbers, kind of device and, on CPUs, thread count: equal ones give equal bytes."""
@@ -62,39 +99,47 @@ class ClipScorerSpec:
         names = ("precision", "region_batch", "templates", "expand_ratio", "antialias")
         names += ("torch_threads",) if kind == "cpu" else ()
         numbers = {name: getattr(self, name) for name in names}
-        return {**numbers, "device": kind, "clip": self.weights.fingerprint()}
+        return {**numbers, **self._chosen(), "device": kind, "clip": self.weights.fingerprint()}
+
+    def _chosen(self) -> dict[str, Any]:
+        """What was chosen instead of crops in fractions of a level: parts without it stay what they were."""
+        chosen: dict[str, Any] = {} if self.regions == "float" else {"regions": self.regions}
+        if self.uses_one_pass:
+            chosen |= {"scorer": self.scorer, "prefilter": self.prefilter, "one_pass": asdict(self.one_pass())}
+        return chosen
 
 
 class ClipScorer:
     """CLIP with its prompted nouns. Regions of several images share forwards; each distinct noun is embedded once."""
 
     def __init__(self, spec: ClipScorerSpec) -> None:
-        """Loads the weights that the spec names; nothing is fetched."""
+        """Loads the weights that the spec names; nothing is fetched. Raises UserError where they are unfit."""
         from ovseg_model.class_embeddings import prompt_templates
         from ovseg_model.clip import load_clip
-        from ovseg_model.region_encoder import RegionEncoder
-        from ovseg_model.regions import RegionOptions
 
         set_torch_threads(spec)
         clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
+        self._spec = spec
         self._templates = prompt_templates(spec.templates)
-        self._options = RegionOptions(spec.expand_ratio, spec.antialias)
         self._noun_folder = spec.noun_folder
         self._nouns = self._embeddings(clip)
-        self._regions = RegionEncoder(clip, self._options)
-        self.name = spec.weights.name
+        self._encoders = {way: open_encoder(clip, spec, way) for way in ("crops", "one-pass")[: 1 + spec.uses_one_pass]}
+        self.name = spec.name
         self.meaningless = spec.weights.meaningless
+
+    @property
+    def clip(self) -> Clip:
+        """The model that both ways share."""
+        return self._encoders["crops"].clip
 
     def halved(self) -> ClipScorer | None:
         """The same model with half as many rows a forward, for where memory ran out; None at one row."""
-        from ovseg_model.region_encoder import RegionEncoder
-
-        clip = self._regions.clip
+        clip = self.clip
         if max(clip.image_batch, clip.text_batch) == 1:
             return None
         half, other = clip.with_batches(max(1, clip.image_batch // 2), max(1, clip.text_batch // 2)), copy.copy(self)
         other._nouns = self._embeddings(half)
-        other._regions = RegionEncoder(half, self._options)
+        other._encoders = {way: encoder.with_clip(half) for way, encoder in self._encoders.items()}
         return other
 
     def _embeddings(self, clip: Clip) -> ClassEmbeddings:
@@ -110,8 +155,27 @@ class ClipScorer:
         return self._nouns.embed(nouns)
 
     def embed_regions(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
-        """Unit vectors of every image's masked regions, float32 (M, D) each."""
-        return self._regions.embed([(pixels, decoded_in_chunks(masks)) for pixels, masks in images])
+        """Unit vectors of every image's masked regions, float32 (M, D) each, by the way that the spec names."""
+        return self._embed(self._spec.scorer, images)
+
+    def embed_in_one_pass(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """The same, all masks of an image in one forward."""
+        return self._embed("one-pass", images)
+
+    def embed_crops(self, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        """The same, a crop a mask."""
+        return self._embed("crops", images)
+
+    def _embed(self, way: str, images: Sequence[ImageMasks]) -> list[np.ndarray]:
+        return self._encoders[way].embed([(pixels, decoded_in_chunks(masks)) for pixels, masks in images])
+
+
+def open_encoder(clip: Clip, spec: ClipScorerSpec, way: str) -> MaskEncoder:
+    """The encoder of masks of a spec, by crops or in one pass. Raises UserError where the model is unfit."""
+    from ovseg_model.region_encoder import open_mask_encoder
+    from ovseg_model.regions import RegionOptions
+
+    return open_mask_encoder(clip, way, spec.regions, RegionOptions(spec.expand_ratio, spec.antialias), spec.one_pass())
 
 
 def decoded_in_chunks(masks: Sequence[rle.Rle]) -> Iterator[np.ndarray]:

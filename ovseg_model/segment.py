@@ -26,7 +26,7 @@ from ovseg_model.class_names import ClassVectors
 from ovseg_model.label_png import UNLABELLED
 from ovseg_model.proposals.generator import ImageInput, ProposalError
 from ovseg_model.proposals.soft import ProposalNetwork, SoftProposals
-from ovseg_model.region_encoder import RegionEncoder
+from ovseg_model.region_encoder import MaskEncoder
 from schemas.errors import UserError
 
 LOGIT_SCALE = 100.0
@@ -96,7 +96,7 @@ class Segmenter:
     """Proposals and CLIP, opened once; segments images with any classes."""
 
     network: ProposalNetwork
-    regions: RegionEncoder
+    regions: MaskEncoder
     """Of the CLIP whose text tower embeds the class names, on the device where label maps are made."""
 
     options: SegmentOptions
@@ -157,7 +157,7 @@ class ScoreParts(NamedTuple):
 def score_parts(
     images: Sequence[ImageInput],
     proposed: Sequence[SoftProposals],
-    regions: RegionEncoder,
+    regions: MaskEncoder,
     classes: ClassVectors,
     mask_threshold: float,
     ask_clip: bool = True,

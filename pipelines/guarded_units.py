@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.attempts import Attempts
 from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
-from pipelines.units import Step, StepOutput, count_distinct_rows
+from pipelines.units import Step, StepOutput, count_distinct_rows, sum_counts
 from schemas import TABLES
 
 WHOLE = "unit"
@@ -117,4 +117,5 @@ def joined(table: str, image_ids: Sequence[str], outputs: Sequence[StepOutput]) 
     """The sum of outputs of different images: their rows in the order of the images, as one output would have them."""
     drops: list[dict[str, Any]] = [row for output in outputs for row in output.drops]
     rows = in_order_of(image_ids, [TABLES[table].schema.empty_table(), *(output.rows for output in outputs)])
-    return StepOutput(rows, drops, sum(output.read for output in outputs), sum(output.kept for output in outputs))
+    read, kept = sum(output.read for output in outputs), sum(output.kept for output in outputs)
+    return StepOutput(rows, drops, read, kept, sum_counts(output.measured for output in outputs))

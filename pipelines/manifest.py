@@ -111,7 +111,7 @@ def stage_facts(facts: StageFacts, stage: str, stats: Iterable[PartStats]) -> di
         "counts": facts.counts,
         "options": facts.options,
         "fingerprint": facts.fingerprint,
-        "totals": totals._asdict(),
+        "totals": totals.as_dict(),
     }
 
 

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
-from ovseg_model.scorer import ClipScorerSpec, Scorer, open_scorer
+from ovseg_model.rank_agreement import best_masks, rank_agreement
+from ovseg_model.scorer import ClipScorerSpec, ImageMasks, Scorer, TwoWayScorer, open_scorer
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
 from pipelines.stopwatch import in_models, waiting_for_images
-from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, part_name
+from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, image_digest, part_name, sum_counts
 from pipelines.versions import versions_of
 from pipelines.write_tables import RunFolder
 from schemas import PAIRS, conform_rows
@@ -34,6 +35,9 @@ TEMPERATURE = 100.0
 
 REGIONS_PER_GROUP = 256
 """Masked regions gathered, over images, before the scorer sees them; it pads each micro-batch, so fewer is waste."""
+
+MASKS_PER_GROUP = 16 * REGIONS_PER_GROUP
+"""The same where all masks of an image share a forward: about 40 images of 100 masks."""
 
 PIXELS_PER_GROUP = 50_000_000
 """Pixels held while regions are gathered, 150 MB: images with few masks must not pile up."""
@@ -180,25 +184,112 @@ def crop_png(pixels_HW3: np.ndarray, box_xywh_px: Sequence[int]) -> bytes:
     return sink.getvalue()
 
 
+def never(image_id: str) -> bool:
+    """Samples nothing."""
+    return False
+
+
 def match_regions(
-    nouns: pa.Table, masks: pa.Table, captions: pa.Table, scorer: Scorer, options: MatchOptions, fetch: FetchOptions
+    nouns: pa.Table,
+    masks: pa.Table,
+    captions: pa.Table,
+    scorer: Scorer,
+    options: MatchOptions,
+    fetch: FetchOptions,
+    sampled: Callable[[str], bool] = never,
 ) -> StepOutput:
-    """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops."""
+    """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops.
+
+    sampled: on which images, by image_id, one pass is compared with crops, where it scores or chooses masks; a scorer
+    that does either is a `TwoWayScorer`.
+    """
     images, drops = images_to_match(nouns, masks, captions, options)
     vectors_of_nouns = embed_distinct_nouns(images, scorer)
+    one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
+    readable = one_pass.prefiltered(readable_images(images, fetch, drops))
     rows: list[dict[str, Any]] = []
-    for group in groups_of_regions(readable_images(images, fetch, drops), REGIONS_PER_GROUP):
-        masked = [(pixels, [mask["mask"] for mask in image.masks]) for image, pixels in group]
+    for group in groups_of_regions(readable, one_pass.masks_per_group):
         with in_models():
-            vectors = scorer.embed_regions(masked)
+            vectors = scorer.embed_regions(masks_of_images(group))
         for (image, pixels), regions_MD in count_images(zip(group, vectors, strict=True), "pairs"):
-            nouns_ND = np.stack([vectors_of_nouns[noun["noun"]] for noun in image.nouns])
-            cosines_NM = cosine_table(nouns_ND, regions_MD)
+            cosines_NM = cosines_of(image, vectors_of_nouns, regions_MD)
+            one_pass.compare(image, pixels, cosines_NM)
             matches = match_nouns(cosines_NM, options.masks_per_noun, options.runner_up_nouns)
             rows += pair_rows(image, matches, pixels, scorer, options.crops)
     pairs = conform_rows(rows, PAIRS)
     paired = count_distinct_rows(pairs, ("image_id", "caption_index", "start_char", "end_char"))
-    return StepOutput(pairs, drops, nouns.num_rows, paired)
+    return StepOutput(pairs, drops, nouns.num_rows, paired, one_pass.measured or None)
+
+
+def masks_of_images(group: Sequence[tuple[ImageNouns, np.ndarray]]) -> list[ImageMasks]:
+    """Pixels and masks of images, as a scorer takes them."""
+    return [(pixels, [mask["mask"] for mask in image.masks]) for image, pixels in group]
+
+
+def cosines_of(image: ImageNouns, vectors_of_nouns: dict[str, np.ndarray], regions_MD: np.ndarray) -> np.ndarray:
+    """Cosines of an image's nouns and masks, float32 nouns x masks."""
+    return cosine_table(np.stack([vectors_of_nouns[noun["noun"]] for noun in image.nouns]), regions_MD)
+
+
+# All masks of an image in one forward: to choose what is cropped, and compared with crops.
+
+
+def sampled_in(unit: int) -> Callable[[str], bool]:
+    """Whether one pass is compared with crops on an image of a unit: on an eighth of the first unit's.
+
+    By the image's own hash, so that it does not depend on what else is made with it, or when.
+    """
+    return (lambda image_id: image_digest(image_id) >> 61 == 0) if unit == 0 else never
+
+
+@dataclass
+class OnePass:
+    """What one pass does beside or instead of crops."""
+
+    vectors_of_nouns: dict[str, np.ndarray]
+    scorer: Scorer
+    options: MatchOptions
+    sampled: Callable[[str], bool]
+    measured: dict[str, int] = field(default_factory=dict)
+    """Its agreement with crops: counts of `rank_agreement`, and agreement_kept, nouns whose best mask was chosen."""
+
+    @property
+    def masks_per_group(self) -> int:
+        """Masks that are gathered before the scorer sees them."""
+        return MASKS_PER_GROUP if self.options.scorer == "one-pass" else REGIONS_PER_GROUP
+
+    def prefiltered(self, images: Iterable[tuple[ImageNouns, np.ndarray]]) -> Iterator[tuple[ImageNouns, np.ndarray]]:
+        """The images, each with the masks that are among the best of any of its nouns; without prefilter, with all."""
+        if not self.options.prefilter:
+            yield from images
+            return
+        scorer = cast(TwoWayScorer, self.scorer)
+        for group in groups_of_regions(images, MASKS_PER_GROUP):
+            with in_models():
+                vectors = scorer.embed_in_one_pass(masks_of_images(group))
+            for (image, pixels), regions_MD in zip(group, vectors, strict=True):
+                cosines_NM = cosines_of(image, self.vectors_of_nouns, regions_MD)
+                chosen = best_masks(cosines_NM, self.options.prefilter)
+                self._measure(image, pixels, cosines_NM, chosen)
+                yield image._replace(masks=[image.masks[mask] for mask in chosen]), pixels
+
+    def compare(self, image: ImageNouns, pixels_HW3: np.ndarray, cosines_NM: np.ndarray) -> None:
+        """Measures the agreement where one pass is the scorer, whose cosines these are."""
+        if self.options.scorer == "one-pass":
+            self._measure(image, pixels_HW3, cosines_NM, None)
+
+    def _measure(
+        self, image: ImageNouns, pixels_HW3: np.ndarray, cosines_NM: np.ndarray, chosen: np.ndarray | None
+    ) -> None:
+        if not self.sampled(image.image_id):
+            return
+        with in_models():
+            (regions_MD,) = cast(TwoWayScorer, self.scorer).embed_crops(masks_of_images([(image, pixels_HW3)]))
+        reference_NM = cosines_of(image, self.vectors_of_nouns, regions_MD)
+        counts = rank_agreement(cosines_NM, reference_NM)
+        if counts and chosen is not None:
+            counts["agreement_kept"] = int(np.isin(reference_NM.argmax(axis=1), chosen).sum())
+        self.measured = sum_counts([self.measured, counts])
 
 
 def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[str, np.ndarray]:
@@ -299,7 +390,8 @@ class MatchRegions:
     def process(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
         """Pairs of the unit's nouns."""
         scorer = open_once(open_scorer, self.scorer)
-        return match_regions(parts["nouns"], parts["masks"], parts["captions"], scorer, self.options, self.fetch)
+        tables = parts["nouns"], parts["masks"], parts["captions"]
+        return match_regions(*tables, scorer, self.options, self.fetch, sampled_in(unit))
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each noun of the parts."""

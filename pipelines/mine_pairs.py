@@ -255,6 +255,7 @@ def check_options(options: MineOptions) -> None:
     require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
+    check_scoring(options.match)
     require_at_least("torch_threads", options.run.torch_threads, 0)
     require_at_least("workers", options.run.workers, 0)
     require_at_least("shard_count", options.shard.shard_count, 1)
@@ -266,6 +267,21 @@ def check_options(options: MineOptions) -> None:
     check_accelerator(options.accelerator, options.run)
     if options.masks.propose_missing and not options.masks.masks_from:
         raise UserError("--propose-missing goes with --masks-from; without it all masks are proposed anyway")
+
+
+def check_scoring(match: MatchOptions) -> None:
+    """Refuses ways of reading masks that no model has, or that do not go together.
+
+    Raises:
+        UserError: naming the option.
+    """
+    require_at_least("one_pass_layers", match.one_pass_layers, 1)
+    require_at_least("one_pass_size", match.one_pass_size, 0)
+    require_at_least("prefilter", match.prefilter, 0)
+    if match.prefilter and match.scorer != "crops":
+        raise UserError("--prefilter chooses masks for --scorer crops; --scorer one-pass has nothing to choose for")
+    if match.regions != "float" and not match.antialias:
+        raise UserError(f"--regions {match.regions} follows PIL's antialiased resize; leave --no-antialias away")
 
 
 def check_beam_arguments(parser: argparse.ArgumentParser, runner: str, unknown: Sequence[str]) -> None:

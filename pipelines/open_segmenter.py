@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import option, require_at_least
+from pipelines.options import (
+    ONE_PASS_LAYERS_HELP,
+    ONE_PASS_SIZE_HELP,
+    REGION_WAYS,
+    REGIONS_HELP,
+    SCORER_HELP,
+    SCORERS,
+    option,
+    require_at_least,
+)
 
 if TYPE_CHECKING:
     from ovseg_model.class_embeddings import ClassEmbeddings
     from ovseg_model.proposals.soft import ProposalNetwork
-    from ovseg_model.region_encoder import RegionEncoder
+    from ovseg_model.region_encoder import MaskEncoder
     from ovseg_model.segment import SegmentOptions
 
 
@@ -32,6 +41,10 @@ class ModelOptions:
     region_batch: int = option(20, "masked regions a CLIP forward; smaller batches are padded to it")
     expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
     antialias: bool = option(True, "antialiased resize of regions, as in mining; OVSeg's own inference has none")
+    regions: str = option("float", REGIONS_HELP, choices=REGION_WAYS)
+    scorer: str = option("crops", SCORER_HELP, choices=SCORERS)
+    one_pass_layers: int = option(1, ONE_PASS_LAYERS_HELP)
+    one_pass_size: int = option(0, ONE_PASS_SIZE_HELP)
     device: str = option("auto", "device of generator and CLIP: auto, cpu, cuda or cuda:N")
     synonyms: str = option(
         "verbatim",
@@ -45,7 +58,7 @@ class Models:
     """What was opened, and what decides its results."""
 
     network: ProposalNetwork | None
-    regions: RegionEncoder
+    regions: MaskEncoder
     embeddings: ClassEmbeddings
     fingerprint: dict[str, Any]
 
@@ -65,23 +78,27 @@ def open_models(options: ModelOptions, work_folder: str, proposals: bool = True)
     """
     from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
     from ovseg_model.clip import load_clip, resolve_clip, resolve_device
-    from ovseg_model.region_encoder import RegionEncoder
+    from ovseg_model.one_pass import OnePassOptions
+    from ovseg_model.region_encoder import open_mask_encoder
     from ovseg_model.regions import RegionOptions
 
     require_at_least("region_batch", options.region_batch, 1)
     device = resolve_device(options.device)
     templates = prompt_templates(options.templates)
     region_options = RegionOptions(options.expand_ratio, options.antialias)
+    one_pass = OnePassOptions(options.one_pass_layers, options.one_pass_size)
     network, network_fingerprint = open_proposals(options, device, work_folder) if proposals else (None, {})
     weights = resolve_clip(options.clip, options.clip_architecture)
     clip = load_clip(weights, device, options.precision, image_batch=options.region_batch)
-    regions = RegionEncoder(clip, region_options)
+    regions = open_mask_encoder(clip, options.scorer, options.regions, region_options, one_pass)
     fingerprint = {
         "proposals": network_fingerprint,
         "clip": clip.fingerprint(),
         "templates": list(templates),
         "expand_ratio": options.expand_ratio,
         "antialias": options.antialias,
+        **({} if options.regions == "float" else {"regions": options.regions}),
+        **({} if options.scorer == "crops" else {"scorer": options.scorer, "one_pass": asdict(one_pass)}),
     }
     return Models(network, regions, ClassEmbeddings(clip, templates), fingerprint)
 

@@ -20,6 +20,17 @@ def option(default: Any, help_: str, *, choices: Sequence[str] = ()) -> Any:
     return field(default=default, metadata={"help": help_, "choices": tuple(choices)})
 
 
+REGION_WAYS = ("float", "exact", "near")
+REGIONS_HELP = (
+    "resize of regions: float (PIL's without its rounding), exact (PIL byte for byte) or near (within two grey levels "
+    "of it, and fastest; on a GPU done there)"
+)
+SCORERS = ("crops", "one-pass")
+SCORER_HELP = "crops (one a mask) or one-pass (all masks of an image in one forward; other scores: docs/scoring.md)"
+ONE_PASS_LAYERS_HELP = "last blocks of CLIP in which each mask has a class token of its own"
+ONE_PASS_SIZE_HELP = "side of the square that the whole image is shown in, px; 0 is the model's own"
+
+
 @dataclass(frozen=True)
 class FreezeOptions:
     """How the input is frozen and cut into units."""
@@ -70,6 +81,13 @@ class MatchOptions:
     region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
     expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
     antialias: bool = option(True, "antialiased resize; OVSeg's own inference has none")
+    regions: str = option("float", REGIONS_HELP, choices=REGION_WAYS)
+    scorer: str = option("crops", SCORER_HELP, choices=SCORERS)
+    one_pass_layers: int = option(1, ONE_PASS_LAYERS_HELP)
+    one_pass_size: int = option(0, ONE_PASS_SIZE_HELP)
+    prefilter: int = option(
+        0, "crop only the masks that one pass ranks among the best N of any noun of their image; 0 crops all"
+    )
     masks_per_noun: int = option(1, "best masks kept for each noun; the paper keeps 1")
     runner_up_nouns: int = option(3, "other nouns of the image listed with each pair, best first")
     match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovseg_model.images import FetchOptions
 from pipelines.extract_nouns import plan_extract_nouns
@@ -38,6 +38,9 @@ from pipelines.write_tables import (
 )
 from schemas import TABLES, UserError
 from schemas.run import check_run
+
+if TYPE_CHECKING:
+    from ovseg_model.scorer import ClipScorerSpec
 
 STAGES = {"captions": READ_STAGE, "nouns": "extract_nouns", "masks": "propose_masks", "pairs": "match_regions"}
 """The stage that makes each table."""
@@ -301,8 +304,15 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
         chosen.expand_ratio,
         chosen.antialias,
         options.run.torch_threads or os.cpu_count() or 1,
+        chosen.regions,
+        chosen.scorer,
+        chosen.one_pass_layers,
+        chosen.one_pass_size,
+        chosen.prefilter,
         noun_folder(run, options.run.noun_cache),
     )
+    if scorer.uses_one_pass:
+        check_one_pass_of(scorer)
     step = MatchRegions(run, scorer, chosen, options.fetch)
     weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
     facts = StageFacts(step.counts, asdict(chosen), step.fingerprint(), (weight,), weights.meaningless)
@@ -318,6 +328,18 @@ def noun_folder(run: RunFolder, cache: str | None) -> RunFolder:
     if cache:
         return open_run_folder(cache, "--noun-cache")
     return RunFolder(f"{run.url.rstrip('/')}/{UNFINISHED_FOLDER}/nouns")
+
+
+def check_one_pass_of(scorer: ClipScorerSpec) -> None:
+    """Refuses a CLIP that cannot read masks in one forward; opening it costs seconds, finding out later all masks.
+
+    Raises:
+        UserError: as `one_pass.check_one_pass`.
+    """
+    from ovseg_model.clip import load_clip
+    from ovseg_model.one_pass import check_one_pass
+
+    check_one_pass(load_clip(scorer.weights), scorer.one_pass())
 
 
 PLANNERS = {"nouns": plan_nouns, "masks": plan_masks, "pairs": plan_pairs}

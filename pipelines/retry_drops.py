@@ -93,7 +93,7 @@ def previous_output(step: Step, unit: int) -> StepOutput:
     rows, footer = step.run.load_part(part_name(step.table, unit))
     totals = StepTotals(**json.loads(footer[TOTALS_KEY]))
     drops = step.run.read_part(drops_name(step.name, unit)).to_pylist()
-    return StepOutput(rows, drops, totals.read, totals.kept)
+    return StepOutput(rows, drops, totals.read, totals.kept, totals.measured)
 
 
 def process_in_rounds(step: Step, unit: int, parts: Parts, image_ids: set[str]) -> StepOutput:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
+from ovseg_model.rank_agreement import agreement_sentence
 from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
@@ -35,6 +36,7 @@ ROW_CHARS = 200
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
     lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
+    lines += agreement_lines(manifest)
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
@@ -91,6 +93,13 @@ def seconds_lines(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
         models, images = facts["seconds_in_models"] / seconds, facts["seconds_for_images"] / seconds
         shares = f"{seconds / whole:>8.0%}{models:>11.0%}{images:>12.0%}{max(0.0, 1 - models - images):>7.0%}"
         yield f"{stage:<16}{seconds:>10,.1f}{shares}"
+
+
+def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """How far one pass agrees with crops, where it scored or chose masks."""
+    facts = manifest["stages"].get("match_regions")
+    if facts and "one_pass" in facts["fingerprint"].get("scorer", {}):
+        yield agreement_sentence(facts["totals"].get("measured", {}))
 
 
 def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:

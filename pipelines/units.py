@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -99,6 +99,12 @@ class StepTotals(NamedTuple):
     read: int
     kept: int
     dropped: dict[str, int]
+    measured: dict[str, int] | None = None
+    """Counts of what else it measured, by name; they add up over units."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; without what was not measured, so that parts of steps that measure nothing stay what they were."""
+        return {name: value for name, value in self._asdict().items() if name != "measured" or value}
 
 
 class StepOutput(NamedTuple):
@@ -108,6 +114,7 @@ class StepOutput(NamedTuple):
     drops: list[dict[str, Any]]
     read: int
     kept: int
+    measured: dict[str, int] | None = None
 
 
 class Step(Protocol):
@@ -223,7 +230,7 @@ def write_output(
     step: Step | StoredTable, unit: int, output: StepOutput, hash_: str, durable: bool = True
 ) -> tuple[PartFacts, PartFacts, str]:
     """Writes what a step made of one unit, drops first; returns the facts of part and drops, and the totals' JSON."""
-    totals = json.dumps(count_totals(step.name, unit, output)._asdict(), sort_keys=True)
+    totals = json.dumps(count_totals(step.name, unit, output).as_dict(), sort_keys=True)
     rows = conform_rows(sorted(output.drops, key=drop_order), DROPS)
     footer = {HASH_KEY: hash_}
     drops = step.run.write_part(drops_name(step.name, unit), rows, DROPS, footer, durable)
@@ -264,7 +271,7 @@ def count_totals(stage: str, unit: int, output: StepOutput) -> StepTotals:
             f"{stage}, unit {unit}: read {output.read}, but kept {output.kept} and dropped {dropped.total()}; "
             "a record was lost or counted twice, please report this"
         )
-    return StepTotals(output.read, output.kept, dict(sorted(dropped.items())))
+    return StepTotals(output.read, output.kept, dict(sorted(dropped.items())), output.measured)
 
 
 def drop(stage: str, key: str, image_id: str | None, reason: str, detail: str) -> dict[str, Any]:
@@ -289,12 +296,20 @@ def by_image(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 def sum_totals(totals: Sequence[StepTotals]) -> StepTotals:
     """Totals add up: over units, in any order."""
-    dropped: Counter[str] = Counter()
-    for each in totals:
-        dropped.update(each.dropped)
     return StepTotals(
-        sum(each.read for each in totals), sum(each.kept for each in totals), dict(sorted(dropped.items()))
+        sum(each.read for each in totals),
+        sum(each.kept for each in totals),
+        sum_counts(each.dropped for each in totals),
+        sum_counts(each.measured for each in totals) or None,
     )
+
+
+def sum_counts(counts: Iterable[dict[str, int] | None]) -> dict[str, int]:
+    """Counts by name add up, in any order; None counts nothing."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each or {})
+    return dict(sorted(total.items()))
 
 
 def _input_hash(source: tuple[RunFolder, str]) -> str:

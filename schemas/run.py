@@ -12,7 +12,7 @@ RUN_KEYS = {
     "format": "version of this layout",
     "units": "how the input was cut: scheme (hash of image_id, or shards), count, images, sha256 over the input",
     "stages": "by stage: the options it ran with, its fingerprint (what decides its rows), what its totals count, and "
-    "the totals: read, kept, dropped by reason",
+    "the totals: read, kept, dropped by reason, and what else was measured, where something was",
     "tables": "by table: version, rows, and every part with path, rows, bytes and sha256; this list, not a glob, "
     "defines the data set",
     "weights": "every weight file: stage, name, sha256, bytes",

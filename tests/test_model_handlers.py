@@ -220,7 +220,7 @@ class NarrowClip(ClipScorer):
     """Runs out of memory above four rows a forward."""
 
     def embed_regions(self, images):
-        rows = self._regions.clip.image_batch
+        rows = self.clip.image_batch
         ROWS.append(rows)
         if rows > 4:
             raise OutOfMemoryError("CUDA out of memory")
@@ -230,7 +230,7 @@ class NarrowClip(ClipScorer):
 def test_forwards_are_halved_down_to_one_row(spec):
     scorer, rows = open_scorer(spec), []
     while scorer is not None:
-        rows.append((scorer._regions.clip.image_batch, scorer._nouns._clip.text_batch))
+        rows.append((scorer.clip.image_batch, scorer._nouns._clip.text_batch))
         scorer = scorer.halved()
     assert rows == [(8, 64), (4, 32), (2, 16), (1, 8), (1, 4), (1, 2), (1, 1)]
 

@@ -1,0 +1,58 @@
+"""How far two scorers agree on the masks of an image: counts that add up over images, in whole numbers.
+
+Array names end in their axes: N nouns, M masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+MILLIONTHS = 1_000_000
+"""Correlations are summed in whole millionths, so that sums do not depend on their order."""
+
+
+def rank_agreement(cosines_NM: np.ndarray, reference_NM: np.ndarray) -> dict[str, int]:
+    """Returns counts of how two scorers rank the masks of one image for each noun.
+
+    cosines_NM, reference_NM: floats. Equal cosines rank in the order of the masks. Of fewer than two masks nothing is
+    counted. agreement_images: 1; agreement_nouns: N; agreement_top1: nouns whose best mask is the same;
+    agreement_spearman_millionths: sum of Spearman's rank correlations over the nouns.
+    """
+    nouns, masks = cosines_NM.shape
+    if masks < 2 or not nouns:
+        return {}
+    ranks_NM, reference_ranks_NM = _ranks(cosines_NM), _ranks(reference_NM)
+    squares_N = ((ranks_NM - reference_ranks_NM) ** 2).sum(axis=1)
+    spearman_N = 1 - 6 * squares_N / (masks * (masks**2 - 1))
+    return {
+        "agreement_images": 1,
+        "agreement_nouns": nouns,
+        "agreement_top1": int((cosines_NM.argmax(axis=1) == reference_NM.argmax(axis=1)).sum()),
+        "agreement_spearman_millionths": int(np.rint(MILLIONTHS * spearman_N).sum()),
+    }
+
+
+def _ranks(cosines_NM: np.ndarray) -> np.ndarray:
+    """Rank of each mask, 0 for the best, int64; the lower index wins a tie."""
+    order_NM = np.argsort(-cosines_NM, axis=1, kind="stable")
+    return np.argsort(order_NM, axis=1, kind="stable")
+
+
+def best_masks(cosines_NM: np.ndarray, count: int) -> np.ndarray:
+    """Returns the masks that are among the `count` best of any noun, in their order, int64."""
+    return np.flatnonzero((_ranks(cosines_NM) < count).any(axis=0))
+
+
+def agreement_sentence(counts: Mapping[str, int]) -> str:
+    """Says in words what counts of `rank_agreement` add up to, those of a prefilter among them."""
+    nouns = counts.get("agreement_nouns", 0)
+    if not nouns:
+        return "one pass and crops were not compared: the sample of the run (1 image in 8 of its first unit) is empty"
+    correlation = counts["agreement_spearman_millionths"] / MILLIONTHS / nouns
+    kept = f", kept by the prefilter {counts['agreement_kept'] / nouns:.0%}" if "agreement_kept" in counts else ""
+    return (
+        f"one pass beside crops, {nouns:,} nouns of {counts['agreement_images']:,} images: same best mask "
+        f"{counts['agreement_top1'] / nouns:.0%}{kept}, rank correlation over masks {correlation:.2f}"
+    )

@@ -1,0 +1,49 @@
+"""Agreement of two rankings, counted by hand."""
+
+import numpy as np
+
+from ovseg_model.rank_agreement import agreement_sentence, best_masks, rank_agreement
+
+REFERENCE_NM = np.array([[0.9, 0.5, 0.1], [0.1, 0.5, 0.9]])
+
+
+def test_equal_rankings_agree_whatever_the_scale():
+    assert rank_agreement(REFERENCE_NM / 2 - 1, REFERENCE_NM) == {
+        "agreement_images": 1,
+        "agreement_nouns": 2,
+        "agreement_top1": 2,
+        "agreement_spearman_millionths": 2_000_000,
+    }
+
+
+def test_reversed_and_half_reversed_rankings():
+    counts = rank_agreement(-REFERENCE_NM, REFERENCE_NM)
+    assert (counts["agreement_top1"], counts["agreement_spearman_millionths"]) == (0, -2_000_000)
+    # First noun: the two worst change places, squares 0 + 1 + 1, so 1 - 6 * 2 / 24; second noun as it was.
+    counts = rank_agreement(np.array([[0.9, 0.1, 0.5], [0.1, 0.5, 0.9]]), REFERENCE_NM)
+    assert (counts["agreement_top1"], counts["agreement_spearman_millionths"]) == (2, 1_500_000)
+
+
+def test_one_mask_or_no_noun_says_nothing():
+    assert rank_agreement(np.ones((3, 1)), np.ones((3, 1))) == {}
+    assert rank_agreement(np.ones((0, 4)), np.ones((0, 4))) == {}
+
+
+def test_the_best_masks_of_any_noun_in_their_order():
+    assert best_masks(REFERENCE_NM, 1).tolist() == [0, 2]
+    assert best_masks(REFERENCE_NM, 2).tolist() == [0, 1, 2]
+    assert best_masks(np.array([[0.5, 0.5, 0.5, 0.9]]), 2).tolist() == [0, 3]  # the lower index wins a tie
+    assert best_masks(REFERENCE_NM[:, :1], 5).tolist() == [0]
+
+
+def test_it_is_said_in_words():
+    counts = {
+        "agreement_images": 2,
+        "agreement_nouns": 8,
+        "agreement_top1": 6,
+        "agreement_spearman_millionths": 4_000_000,
+    }
+    said = "one pass beside crops, 8 nouns of 2 images: same best mask 75%, rank correlation over masks 0.50"
+    assert agreement_sentence(counts) == said
+    assert ": same best mask 75%, kept by the prefilter 100%, " in agreement_sentence({**counts, "agreement_kept": 8})
+    assert "were not compared" in agreement_sentence({})
