@@ -8,7 +8,7 @@ BEAM := 2.77.0
 FLINK := 2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test engines engine-flink test-engines demo demo-train bench lock clean
+.PHONY: help setup lint format test engines engine-flink test-engines demo demo-train bench bench-full lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,7 +59,11 @@ demo-train: demo ## go on with the demo: finetune that CLIP on its pairs, accura
 	    --where "not abstract and not generic" --epochs 4 --batch 64 --warmup 20 --workers 0 \
 	    --full-learning-rate 3e-4 --prompt-learning-rate 1e-2 --eval-set scenes --eval-images 200
 
-bench: setup ## time and memory against corpus size; writes tables to docs/
+bench: setup ## mining's speed beside what one would write without it; OVSEG_TEST_DATA names the folder of captions
+	$(BIN)/python -m benchmarks.speed --output docs/speed.md $(if $(OVSEG_TEST_DATA),--data $(OVSEG_TEST_DATA))
+
+bench-full: setup ## the same at full size, and time and memory against corpus size: hours
+	$(BIN)/python -m benchmarks.speed --full --output docs/speed.md $(if $(OVSEG_TEST_DATA),--data $(OVSEG_TEST_DATA))
 	$(BIN)/python -m benchmarks.scaling --output docs/scaling.md
 
 lock: ## resolve pyproject.toml again into requirements.lock, and the image's lock by it

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks.nouns import PAGE_WIDTH, Times, page, read_captions, require
+from benchmarks.results import note
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.noun_vectors import KeptVectors, LocalFolder
@@ -158,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     nouns = read_nouns(arguments.data, arguments.captions, arguments.timed, arguments.repeats)
     body, ratio = measure(clip, nouns)
     print(body)
+    note(f"noun vectors, {arguments.captions:,} captions", "a text forward a noun token", ratio, BAR, GOAL, "scaled")
     require(ratio >= BAR, f"wanted {BAR:g}x one by one or more, got {ratio:.1f}x")
     if arguments.output:
         written = page("Speed of noun vectors", __doc__, body, ("numpy", "open_clip_torch", "torch"))

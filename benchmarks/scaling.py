@@ -124,7 +124,7 @@ def page(text: str) -> str:
     """docs/scaling.md around a measured table."""
     return f"""# Time and memory against corpus size
 
-Written by `make bench` on {os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}.
+Written by `make bench-full` on {os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}.
 Every line is one command in a process of its own: wall time from its start to its end, imports included (about 20 s
 where torch and open_clip are needed, 5 s for Beam alone), and the peak of its resident memory. Time should grow with
 the corpus, or less, memory not at all; ten times the input is ten times the parts, each as large as before.
