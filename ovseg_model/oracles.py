@@ -23,6 +23,7 @@ class TruthMasks:
 
     name = "truth"
     batch_size = 8
+    gives_probabilities = False
 
     def __init__(self, read_labels: Callable[[str], np.ndarray], ignore: int) -> None:
         """read_labels: the label map of an image by its id, integers (H, W). ignore: the label that is no class."""

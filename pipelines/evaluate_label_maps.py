@@ -154,18 +154,24 @@ class Settings:
 
 def settle(work: Work, folder: RunFolder) -> Settings:
     """λ and threshold: tuned where that was asked for, 1 where masks have no classes, else given or the benchmark's."""
-    from ovseg_model.oracles import TruthMasks
-    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.proposals.soft import gives_probabilities
 
     asked = work.asked
     if asked.options.tune_on:
         return tuned(work, folder)
-    if isinstance(work.segmenter.network, (HardProposals, TruthMasks)):
-        return Settings(replace(asked.segment, clip_weight=1.0), "hard masks without classes, so CLIP stands alone")
+    if not gives_probabilities(work.segmenter.network):
+        return Settings(replace(asked.segment, clip_weight=1.0), clip_alone(asked.segment, asked.given))
     if "clip_weight" in asked.given:
         return Settings(asked.segment, "as given")
     how = "λ is OVSeg's for this benchmark, or nearest to it (docs/benchmarks.md); it was searched on ADE20K's own val"
     return Settings(replace(asked.segment, clip_weight=work.benchmark.settings.clip_weight), how)
+
+
+def clip_alone(segment: SegmentOptions, given: frozenset[str]) -> str:
+    """Why λ is 1, and that a λ which was given has no part in it."""
+    how = "the masks come without class probabilities, so CLIP stands alone"
+    in_vain = "clip_weight" in given and segment.clip_weight != 1
+    return f"{how}; --clip-weight {segment.clip_weight:g} has no part in it" if in_vain else how
 
 
 def tuned(work: Work, folder: RunFolder) -> Settings:

@@ -41,6 +41,8 @@ LABELS_ENDING, OVERLAY_ENDING, FACTS_ENDING = ".labels.png", ".overlay.png", ".j
 OTHERS = "others"
 """The background that one class alone is given, as in OVSeg's demo: a softmax over one class says nothing."""
 
+CLIP_ALONE = "since the masks come without class probabilities: CLIP stands alone"
+
 DROPS_FILE = "drops.json"
 SHOWN_DROPS = 10
 
@@ -98,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
     folder = open_run_folder(asked.output)
     options = effective_options(segment, asked.demo, vars(namespace))
     work = open_work(classes, asked, options, models, folder)
+    if "clip_weight" in vars(namespace) and options.clip_weight != work.segmenter.options.clip_weight:
+        print(f"--clip-weight {options.clip_weight:g}: has no part in it, {CLIP_ALONE}", file=sys.stderr)
     for line in notices(work):
         print(line, file=sys.stderr)
     results = segment_all(uris, fetch, work)
@@ -243,12 +247,12 @@ def open_work(
         UserError: as `open_models`.
     """
     from ovseg_model.class_names import embed_classes
-    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.proposals.soft import gives_probabilities
     from ovseg_model.segment import Segmenter
     from pipelines.draw_segmentation import class_colours
 
     models = open_models(model_options, folder.path(".work"))
-    if isinstance(models.network, HardProposals):  # masks without classes: CLIP stands alone, whatever was asked
+    if not gives_probabilities(models.network):  # CLIP stands alone, whatever was asked
         options = replace(options, clip_weight=1.0)
     vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)
     segmenter = Segmenter(models.network, models.regions, options)

@@ -62,7 +62,7 @@ def test_every_number_says_what_it_depends_on(evaluated, capsys):
     for words in (
         "Scenes, split test, the first 6",
         "masks of the truth, CLIP scenes, class names ovseg (verbatim), 1 templates",
-        "hard masks without classes, so CLIP stands alone",
+        "the masks come without class probabilities, so CLIP stands alone",
         "oracle: the truth's masks, predicted labels",
         "mIoU U (present or predicted)",
         "mIoU G (present)",
@@ -144,6 +144,20 @@ def test_lambda_is_tuned_on_another_split_and_remembered(tmp_path, capsys):
     (tmp_path / "tuning.json").write_text(json.dumps(stored))
     assert main([*THIRDS, *tuning, "--output", str(tmp_path)]) == 2
     assert "another chosen, options" in capsys.readouterr().err
+
+
+def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
+    from tiny_networks import write_maskformer
+
+    weights = f"weights={write_maskformer(tmp_path / 'network')}"
+    masks = ("--masks", "maskformer", "--mask-option", weights, "short_side_px=32")
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "1", *masks, *MODEL)
+    assert main([*arguments, "--output", str(tmp_path / "own")]) == 0
+    alone = "λ 1, mask threshold 0.4: the masks come without class probabilities, so CLIP stands alone"
+    assert f"{alone}\n" in capsys.readouterr().out
+    assert result(tmp_path / "own")["made_by"]["options"]["clip_weight"] == 1.0
+    assert main([*arguments, "--clip-weight", "0.3", "--output", str(tmp_path / "given")]) == 0
+    assert f"{alone}; --clip-weight 0.3 has no part in it\n" in capsys.readouterr().out
 
 
 def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):

@@ -266,11 +266,13 @@ def test_what_is_given_beside_the_demo_counts(tmp_path, colours):
     assert (options["mask_threshold"], options["best_proposal_only"]) == (0.5, True)
 
 
-def test_masks_without_classes_leave_clip_alone(tmp_path, colours):
+def test_masks_without_classes_leave_clip_alone(tmp_path, colours, capsys):
     image = write_image(tmp_path / "photo.png")
     arguments = ("--classes", "ball, sky", "--clip-weight", "0.2", "--output", tmp_path / "out")
     assert segment(image, *arguments) == 0
     assert facts(tmp_path / "out", "photo")["made_by"]["options"]["clip_weight"] == 1.0
+    said = capsys.readouterr().err
+    assert "--clip-weight 0.2: has no part in it, since the masks come without class probabilities" in said
 
 
 def test_low_scores_can_be_left_out_of_the_json(tmp_path, colours):

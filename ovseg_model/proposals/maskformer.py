@@ -83,6 +83,11 @@ class Maskformer:
         self.batch_size = BATCHES_A_CALL * network.batch_size
         self._network, self._options = network, options
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """As `ProposalNetwork`: OVSeg's own network does, a plain checkpoint does not."""
+        return self._network.gives_probabilities
+
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where every mask is empty or too small."""
         found = self._network.queries([image.pixels_HW3 for image in images])

@@ -149,6 +149,8 @@ def _freeze_unused(backbone: torch.nn.Module) -> None:
 class VectorClassifier:
     """OVSeg's classification of queries by class vectors; objectness is that against the training classes."""
 
+    gives_probabilities = True
+
     def __init__(self, model: ProposalModel, class_vectors_KD: torch.Tensor, clip: str) -> None:
         """class_vectors_KD: of the training classes. clip: the name of their CLIP, for errors."""
         self._model, self._trained_KD, self._clip = model, class_vectors_KD, clip

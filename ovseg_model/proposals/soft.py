@@ -40,6 +40,10 @@ class ProposalNetwork(Protocol):
     name: str
     batch_size: int
 
+    gives_probabilities: bool
+    """Whether its proposals come with class probabilities: λ has no part in a result without them. A plug-in that does
+    not say it is taken to give them."""
+
     def propose_soft(
         self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray
     ) -> list[SoftProposals | ProposalError]:
@@ -52,6 +56,8 @@ class ProposalNetwork(Protocol):
 
 class HardProposals:
     """Any mask generator as a proposal network: its masks, hard, in the image's own frame, without classes."""
+
+    gives_probabilities = False
 
     def __init__(self, generator: MaskGenerator) -> None:
         """Takes an open generator."""
@@ -67,6 +73,11 @@ class HardProposals:
         """
         outcomes = propose_in_batches(self._generator, images)
         return [_decoded(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
+
+
+def gives_probabilities(network: ProposalNetwork) -> bool:
+    """Whether λ can matter to the proposals of a network."""
+    return getattr(network, "gives_probabilities", True)
 
 
 def _decoded(image: ImageInput, outcome: MaskProposals | ProposalError) -> SoftProposals | ProposalError:
