@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +15,7 @@ from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
 from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
 from ovseg_model.proposals import ImageInput, ProposalError
-from pipelines.evaluation import DROPS_FILE, RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
+from pipelines.evaluation import DROPS_FILE, RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts, sha256_of
 from pipelines.open_segmenter import ModelOptions, Models, open_models
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
@@ -69,7 +67,7 @@ def evaluate_expressions(
         "benchmark": benchmark.name,
         "split": split,
         "limit": options.limit,
-        "samples": sha256_of(samples),
+        "samples": sha256_of([(sample.name, sample.text, Path(sample.image).name) for sample in samples]),
         "answer": options.answer,
         "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
@@ -102,12 +100,6 @@ def refuse_label_map_options(options: EvaluateOptions) -> None:
     for name in ("oracle", "tune_on"):
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')}: is for benchmarks with label maps; leave it away")
-
-
-def sha256_of(samples: Sequence[ReferringSample]) -> str:
-    """What the stored answers are to, in order: predictions of other expressions must not be taken for theirs."""
-    asked = [(sample.name, sample.text, Path(sample.image).name) for sample in samples]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def required_root(options: EvaluateOptions) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,11 @@ class Evaluation:
                 )
             return
         self.folder.write_json(EVALUATION_FILE, {"made_by": wanted})
+
+
+def sha256_of(values: Any) -> str:
+    """The sha256 of plain values: which samples stored predictions are of, in order, so that no others take them."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def predict_in_parts(

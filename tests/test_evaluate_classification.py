@@ -22,7 +22,41 @@ def test_regions_of_drawn_scenes(tmp_path, capsys):
     found = result(tmp_path)["numbers"]
     assert found["count"] > 12
     assert 0.4 < found["top1"] <= found["top5"] <= 1
-    assert "CLIP scenes, 1 templates" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "CLIP scenes, 1 templates" in text
+    assert "the first 6 drawn scenes, which have no end" in text
+    # What is stored is not predicted again: of each region the true class, then the five best.
+    part = tmp_path / "predictions/part-00000.json"
+    stored = json.loads(part.read_text())
+    assert [len(stored), len(stored[0][0])] == [6, 6]
+    assert sum(map(len, stored)) == found["count"]
+    part.write_text(json.dumps([[[3, 3, 1, 2, 4, 5]], [[3, 1, 2, 3, 4, 5]], [[0, 1, 2, 3, 4, 5]], [], [], []]))
+    assert main([*arguments, *SCENES_CLIP]) == 0
+    wanted = {"top1": 1 / 3, "top5": 2 / 3, "mean_class": (1 / 2 + 0) / 2, "count": 3}
+    assert result(tmp_path)["numbers"] == pytest.approx(wanted)
+
+
+def test_regions_are_of_all_images_unless_a_limit_is_given(tmp_path, monkeypatch, capsys):
+    from ovseg_model import labelled_regions
+
+    monkeypatch.setattr(labelled_regions, "DRAWN_IMAGES", 2)
+    assert (
+        main(
+            ["draw-scenes", "--output", str(tmp_path / "drawn"), "--scenes", "3", "--size-px", "64", "--split", "test"]
+        )
+        == 0
+    )
+    arguments = ["evaluate", "--benchmark", "regions", *SCENES_CLIP]
+    for root, limit, sentence in (
+        ("scenes", (), "the first 2 drawn scenes, which have no end"),
+        (str(tmp_path / "drawn"), (), "all 3 images"),
+        (str(tmp_path / "drawn"), ("--limit", "1"), "the first 1 of 3 images: the numbers compare with no published"),
+        (f"scenes@{tmp_path / 'drawn'}", (), "scenes: 3 images of test, officially it has 1,000; numbers of another"),
+    ):
+        output = tmp_path / f"out-{len(sentence)}"
+        assert main([*arguments, "--root", root, *limit, "--output", str(output)]) == 0
+        assert any(line.startswith(sentence) for line in result(output)["protocol"]), sentence
+        assert sentence in capsys.readouterr().out
 
 
 def write_image_folder(root):
@@ -47,6 +81,28 @@ def test_an_image_folder_by_clips_own_preprocessing(tmp_path, capsys):
     assert main(arguments) == 0
     assert result(output)["numbers"]["top1"] == 0.75
     assert "top1           75.00" in capsys.readouterr().out
+
+
+def test_another_set_of_images_does_not_take_stored_answers(tmp_path, capsys):
+    root, output = write_image_folder(tmp_path / "images"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "image-folder", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    (root / "blue/0.png").rename(root / "blue/2.png")
+    assert main(arguments) == 2
+    assert "holds predictions of another samples" in capsys.readouterr().err
+    (root / "blue/2.png").rename(root / "blue/0.png")
+    assert main(arguments) == 0
+    (root / "blue").rename(root / "green")
+    assert main(arguments) == 2
+
+
+def test_other_birds_do_not_take_stored_answers(tmp_path, capsys):
+    root, output = write_waterbirds(tmp_path / "birds"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "waterbirds", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    (root / "segmentations").rename(root / "away")  # now the region is the whole image
+    assert main(arguments) == 2
+    assert "holds predictions of another samples" in capsys.readouterr().err
 
 
 def test_another_model_does_not_go_on_in_the_same_folder(tmp_path, capsys):
