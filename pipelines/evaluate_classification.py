@@ -11,13 +11,14 @@ import numpy as np
 from ovseg_model.class_names import split_names
 from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.image_folder import open_image_folder
+from ovseg_model.datasets.scene_nouns import NAMES
 from ovseg_model.datasets.waterbirds import BACKGROUNDS, WATERBIRDS, BirdSample, read_region, region_note
 from ovseg_model.group_metrics import GroupCounts, count_groups
 from ovseg_model.labelled_regions import LabelledImage, LabelledSet, open_labelled_set
 from ovseg_model.read_ahead import read_ahead
 from ovseg_model.region_accuracy import TOP, RegionCounts, best_classes, count_best
 from pipelines.evaluate_expressions import required_root
-from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts, sha256_of
+from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, clip_notes, predict_in_parts, sha256_of
 from pipelines.open_segmenter import ModelOptions, Models, open_models
 from pipelines.write_tables import RunFolder
 from schemas import UserError
@@ -80,7 +81,8 @@ def evaluate_regions(options: EvaluateOptions, model_options: ModelOptions, fold
         if rows:
             truth_N, best_NT = np.split(np.array(rows), [1], axis=1)
             counts += count_best(best_NT, truth_N[:, 0], len(labelled.classes))
-    notes = [labelled.warning] * bool(labelled.warning) + [images_note(labelled)]
+    drawn = labelled.classes == NAMES  # of scenes, or of a folder of them
+    notes = [*[labelled.warning] * bool(labelled.warning), images_note(labelled), *who(evaluation, drawn)]
     return told(f"masked regions of {labelled.name}", counts, evaluation, notes)
 
 
@@ -109,7 +111,7 @@ def told(title: str, counts: RegionCounts, evaluation: Evaluation, notes: Sequen
     total = int(counts.regions_K.sum())
     plain = {name: None if math.isnan(value) else value for name, value in shares.items()}
     present = int((counts.regions_K > 0).sum())
-    protocol = [f"{title}: {total:,} of {present} of {len(counts.regions_K)} classes", *notes, _who(evaluation)]
+    protocol = [f"{title}: {total:,} of {present} of {len(counts.regions_K)} classes", *notes]
     numbers = {**plain, "count": total}
     result = {"protocol": protocol, "numbers": numbers, "made_by": evaluation.made_by}
     evaluation.folder.write_json(RESULT_FILE, result)
@@ -118,10 +120,11 @@ def told(title: str, counts: RegionCounts, evaluation: Evaluation, notes: Sequen
     return "\n".join([*lines, f"result: {evaluation.folder.path()}"])
 
 
-def _who(evaluation: Evaluation) -> str:
+def who(evaluation: Evaluation, drawn: bool = False) -> list[str]:
+    """Which CLIP recognises by which prompts, and what must be said of it; drawn: as `clip_notes`."""
     models = evaluation.made_by["models"]
-    note = "; its weights are random: the numbers mean nothing" if evaluation.made_by["meaningless"] else ""
-    return f"CLIP {models['clip']['name']}, {len(models['templates'])} templates{note}"
+    notes = clip_notes(models["clip"], evaluation.made_by["meaningless"], drawn)
+    return [f"CLIP {models['clip']['name']}, {len(models['templates'])} templates", *notes]
 
 
 # Folders of images: what finetuning has forgotten.
@@ -148,7 +151,7 @@ def evaluate_image_folder(options: EvaluateOptions, model_options: ModelOptions,
     for image, best in predict_in_parts(evaluation, images, predict, "images"):
         counts += count_best(np.array([best]), np.array([image.label]), len(found.classes))
     notes = [f"the first {len(images):,} of {len(found.images):,} images"] * (len(images) < len(found.images))
-    return told(f"whole images of {found.root}", counts, evaluation, notes)
+    return told(f"whole images of {found.root}", counts, evaluation, [*notes, *who(evaluation)])
 
 
 def whole_image_reader(models: Models) -> Callable[[str], Any]:
@@ -185,10 +188,10 @@ def evaluate_waterbirds(options: EvaluateOptions, model_options: ModelOptions, f
     predicted = list(predict_in_parts(evaluation, samples, predict, WATERBIRDS.name))
     columns = [np.array(each) for each in zip(*((p, s.label, s.background) for s, p in predicted), strict=True)]
     counts = count_groups(*columns, *train_LB.shape)
+    protocol = [*[warning] * bool(warning), WATERBIRDS.notes, region_note(samples), *who(evaluation)]
     result = {"groups": counts.as_json(), "train_groups": train_LB.tolist(), "numbers": bird_numbers(counts, train_LB)}
-    folder.write_json(RESULT_FILE, {**result, "made_by": evaluation.made_by})
-    notes = [warning] * bool(warning) + [WATERBIRDS.notes, region_note(samples), _who(evaluation)]
-    return "\n".join([*notes, "", *bird_lines(counts, train_LB), f"result: {folder.path()}"])
+    folder.write_json(RESULT_FILE, {"protocol": protocol, **result, "made_by": evaluation.made_by})
+    return "\n".join([*protocol, "", *bird_lines(counts, train_LB), f"result: {folder.path()}"])
 
 
 def _read_bird(sample: BirdSample) -> tuple[np.ndarray, np.ndarray]:

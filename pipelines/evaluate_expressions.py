@@ -15,9 +15,17 @@ from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
 from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
 from ovseg_model.proposals import ImageInput, ProposalError
-from pipelines.evaluation import DROPS_FILE, RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts, sha256_of
+from pipelines.evaluation import (
+    DROPS_FILE,
+    RESULT_FILE,
+    EvaluateOptions,
+    Evaluation,
+    Outcome,
+    clip_notes,
+    predict_in_parts,
+    sha256_of,
+)
 from pipelines.open_segmenter import ModelOptions, Models, open_models
-from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
@@ -47,7 +55,7 @@ class Answering:
 
 def evaluate_expressions(
     options: EvaluateOptions, model_options: ModelOptions, mask_threshold: float, folder: RunFolder
-) -> str:
+) -> Outcome:
     """Answers every expression, scores, writes result.json and returns the text for the screen.
 
     Raises:
@@ -92,7 +100,7 @@ def evaluate_expressions(
     }
     folder.write_json(DROPS_FILE, drops)
     folder.write_json(RESULT_FILE, result)
-    return text_of(benchmark, result, warning, folder)
+    return Outcome(text_of(benchmark, result, warning, folder), failed=len(drops) == len(samples))
 
 
 def refuse_label_map_options(options: EvaluateOptions) -> None:
@@ -217,8 +225,7 @@ def text_of(benchmark: ReferringBenchmark, result: dict[str, Any], warning: str,
     lines += [
         f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {clip['name']} alone",
         benchmark.notes,
-        *(["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []),
-        *(ONLY_SCENES if knows_only_scenes([clip]) else []),
+        *clip_notes(clip, made_by["meaningless"], drawn=False),
         *([f"proposals failed of {failed:,} expressions, which count as unanswered: {DROPS_FILE}"] if failed else []),
         "",
         f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}",

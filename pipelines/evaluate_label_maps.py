@@ -22,7 +22,7 @@ from ovseg_model.label_png import UNLABELLED, label_png
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.read_ahead import read_ahead
 from pipelines.draw_segmentation import class_colours
-from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, evenly_spaced
+from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, Outcome, evenly_spaced
 from pipelines.label_map_report import finish
 from pipelines.open_segmenter import ModelOptions, Models, open_models
 from pipelines.progress import show_progress
@@ -92,7 +92,7 @@ class Work:
         }
 
 
-def evaluate_label_maps(asked: Asked, folder: RunFolder) -> str:
+def evaluate_label_maps(asked: Asked, folder: RunFolder) -> Outcome:
     """Predicts what is missing, scores, writes the result and returns it as text.
 
     Raises:
@@ -106,8 +106,8 @@ def evaluate_label_maps(asked: Asked, folder: RunFolder) -> str:
     predict(job, replace(work, segmenter=replace(work.segmenter, options=settings.options)))
     scores = score_plain(job)
     write_scores(folder, scores)
-    text = finish(job, scores, made_by)
-    return f"{work.warning}\n\n{text}" if work.warning else text
+    outcome = finish(job, scores, made_by)
+    return outcome._replace(text=f"{work.warning}\n\n{outcome.text}") if work.warning else outcome
 
 
 def open_work(asked: Asked, folder: RunFolder) -> Work:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ovseg_model.datasets.benchmark import LABEL_MAP_BENCHMARKS
 from ovseg_model.datasets.referring import REFERRING_BENCHMARKS
-from pipelines.evaluation import EvaluateOptions
+from pipelines.evaluation import EvaluateOptions, Outcome
 from pipelines.open_segmenter import ModelOptions
 from pipelines.options import add_options, read_options
 from pipelines.write_tables import open_run_folder
@@ -33,12 +33,13 @@ def main(argv: Sequence[str]) -> int:
     if options.benchmark == "help":
         print(list_benchmarks())
         return 0
-    print(evaluate(options, segment, models, frozenset(vars(namespace))))
-    return 0
+    outcome = evaluate(options, segment, models, frozenset(vars(namespace)))
+    print(outcome.text)
+    return int(outcome.failed)
 
 
-def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, given: frozenset[str]) -> str:
-    """Runs the evaluation that a benchmark's name asks for; returns its text.
+def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, given: frozenset[str]) -> Outcome:
+    """Runs the evaluation that a benchmark's name asks for.
 
     given: names of the options that the user gave.
 
@@ -67,7 +68,7 @@ def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, gi
         classification.evaluate_image_folder,
         classification.evaluate_waterbirds,
     )
-    return dict(zip(CLASSIFICATION, ways, strict=True))[name](options, models, folder)
+    return Outcome(dict(zip(CLASSIFICATION, ways, strict=True))[name](options, models, folder))
 
 
 def list_benchmarks() -> str:

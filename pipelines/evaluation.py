@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ovseg_model.checkpoint import changed_names
 from pipelines.options import option, require_at_least
 from pipelines.progress import show_progress
+from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
@@ -59,6 +60,14 @@ class EvaluateOptions:
             raise UserError(f"--union-threshold: wanted 0 to 1, got {self.union_threshold}")
 
 
+class Outcome(NamedTuple):
+    """What an evaluation says in the end."""
+
+    text: str
+    failed: bool = False
+    """Whether nothing was measured, since the proposals of all images failed: exit status 1."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A folder of one evaluation, guarded against another's predictions. Small and picklable."""
@@ -100,6 +109,15 @@ def predict_in_parts(
         if not evaluation.folder.has(name):
             evaluation.folder.write_json(name, predict(part))
         yield from zip(part, evaluation.folder.read_json(name), strict=True)
+
+
+def clip_notes(clip: dict[str, Any], meaningless: bool, drawn: bool) -> list[str]:
+    """What must be said of a CLIP beside its numbers: random weights, or one that knows drawn scenes alone.
+
+    clip: its fingerprint. drawn: whether the images are drawn scenes, which that one does know.
+    """
+    notes = ["CLIP's weights are random: the numbers mean nothing"] if meaningless else []
+    return [*notes, *(ONLY_SCENES if knows_only_scenes([clip]) and not drawn else [])]
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:

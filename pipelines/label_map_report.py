@@ -15,12 +15,13 @@ import numpy as np
 from ovseg_model.datasets.benchmark import LabelMapBenchmark, open_benchmark_split
 from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
-from pipelines.evaluation import RESULT_FILE
+from pipelines.evaluation import DROPS_FILE, RESULT_FILE, Outcome, clip_notes
 from pipelines.score_predictions import Scores, ScoringJob, read_prediction
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
+SCENES = "scenes"
 SHOWN = 4
 """Images of lowest and of highest score that are drawn."""
 
@@ -39,11 +40,12 @@ def job_of(folder: RunFolder, made_by: dict[str, Any]) -> ScoringJob:
     return ScoringJob(folder, benchmark.name, tuple(samples))
 
 
-def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> str:
+def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
     """Writes result.json, per_class.csv and the pictures; returns the text for the screen."""
     benchmark, _ = open_benchmark_split(job.benchmark)
     names = benchmark.names(made_by["names"])
-    result = result_of(benchmark, scores, made_by)
+    failed = failed_samples(job)
+    result = result_of(benchmark, scores, made_by, failed)
     iou_K = segmentation_result(scores.counts).iou_K
     folder = job.folder
     folder.write_json(RESULT_FILE, result)
@@ -51,10 +53,16 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> str:
     seen_K = seen_classes_of(benchmark)
     folder.write(BARS_FILE, per_class_bars(names, iou_K, f"{benchmark.title}: IoU by class", seen_K))
     folder.write(SAMPLES_FILE, draw_samples(job, benchmark, scores, names))
-    return result_text(result, folder)
+    return Outcome(result_text(result, folder), failed=failed == len(job.samples))
 
 
-def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any]) -> dict[str, Any]:
+def failed_samples(job: ScoringJob) -> int:
+    """How many of the samples have no label because their proposals failed."""
+    drops = job.folder.read_json(DROPS_FILE) if job.folder.has(DROPS_FILE) else []
+    return len({drop["sample"] for drop in drops} & {sample.name for sample in job.samples})
+
+
+def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any], failed: int) -> dict[str, Any]:
     """What result.json holds: the numbers as shares of 1, null where there is nothing to divide by."""
     numbers = segmentation_result(scores.counts)
     seen_K = seen_classes_of(benchmark)
@@ -64,13 +72,19 @@ def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, A
         {
             "benchmark": benchmark.title,
             "images": len(scores.samples),
-            "protocol": protocol(benchmark, made_by),
+            "failed": failed,
+            "protocol": [*protocol(benchmark, made_by), *failed_note(failed)],
             "numbers": plain,
             "seen": sum(each.name in benchmark.seen for each in benchmark.classes),
             "seen_unseen": parts,
             "made_by": made_by,
         }
     )
+
+
+def failed_note(failed: int) -> list[str]:
+    """What must be said where proposals failed."""
+    return [f"proposals failed of {failed:,} images, which count as unlabelled: {DROPS_FILE}"] * bool(failed)
 
 
 def seen_classes_of(benchmark: LabelMapBenchmark) -> np.ndarray | None:
@@ -99,7 +113,7 @@ def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]
         f"λ {options['clip_weight']:g}, mask threshold {options['mask_threshold']:g}: {made_by['chosen']}",
     ]
     lines += [oracles[made_by["oracle"]]] if made_by["oracle"] else []
-    lines += ["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []
+    lines += clip_notes(models["clip"], made_by["meaningless"], drawn=benchmark.name == SCENES)
     return lines + ([benchmark.notes] if benchmark.notes else [])
 
 

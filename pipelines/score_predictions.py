@@ -182,5 +182,6 @@ def main(argv: Sequence[str]) -> int:
     made_by = folder.read_json(EVALUATION_FILE)["made_by"]
     job = job_of(folder, made_by)
     scores = score_plain(job) if options.runner == "plain" else score_with_beam(job, options.runner, unknown)
-    print(finish(job, scores, made_by))
-    return 0
+    outcome = finish(job, scores, made_by)
+    print(outcome.text)
+    return int(outcome.failed)

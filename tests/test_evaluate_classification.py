@@ -25,6 +25,7 @@ def test_regions_of_drawn_scenes(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "CLIP scenes, 1 templates" in text
     assert "the first 6 drawn scenes, which have no end" in text
+    assert "SCENES:" not in text
     # What is stored is not predicted again: of each region the true class, then the five best.
     part = tmp_path / "predictions/part-00000.json"
     stored = json.loads(part.read_text())
@@ -80,7 +81,10 @@ def test_an_image_folder_by_clips_own_preprocessing(tmp_path, capsys):
     (output / "predictions/part-00000.json").write_text(json.dumps([[0, 1], [1, 0], [1, 0], [1, 0]]))
     assert main(arguments) == 0
     assert result(output)["numbers"]["top1"] == 0.75
-    assert "top1           75.00" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "top1           75.00" in text
+    assert "SCENES: the CLIP that is used ships with the project" in text
+    assert "SCENES: the CLIP" in " ".join(result(output)["protocol"])
 
 
 def test_another_set_of_images_does_not_take_stored_answers(tmp_path, capsys):
@@ -148,6 +152,7 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
     )
     text = capsys.readouterr().out
     assert "The region is the bird, by CUB's masks." in text
+    assert "SCENES: the CLIP that is used ships with the project" in text
     assert "landbird on land                     50.00   of 2" in text
 
 

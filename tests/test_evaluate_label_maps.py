@@ -167,7 +167,7 @@ def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):
     assert "with --oracle masks nothing depends on λ" in capsys.readouterr().err
 
 
-def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path):
+def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path, capsys):
     failing = ["soft_fakes:open_failing" if word == "soft_fakes:open_thirds" else word for word in THIRDS]
     assert main([*failing, "--output", str(tmp_path)]) == 0
     drops = json.loads((tmp_path / "drops.json").read_text())
@@ -176,7 +176,35 @@ def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path):
     ]
     prediction = read_label_png((tmp_path / "predictions/scene%3A11000001%3Apainted.png").read_bytes())
     assert (prediction == IGNORE).all()
-    assert result(tmp_path)["images"] == 4
+    assert (result(tmp_path)["images"], result(tmp_path)["failed"]) == (4, 1)
+    note = "proposals failed of 1 images, which count as unlabelled: drops.json"
+    assert note in result(tmp_path)["protocol"]
+    assert note in capsys.readouterr().out
+    assert main(["score", "--output", str(tmp_path), "--runner", "plain"]) == 0
+    assert result(tmp_path)["failed"] == 1
+
+
+def test_where_all_proposals_fail_nothing_was_measured(tmp_path, monkeypatch):
+    import soft_fakes
+
+    from ovseg_model.proposals import ProposalError
+
+    def fail(self, images, class_vectors_KD):
+        return [ProposalError("proposal_failed", "no") for _ in images]
+
+    monkeypatch.setattr(soft_fakes.Thirds, "propose_soft", fail)
+    assert main([*THIRDS, "--output", str(tmp_path)]) == 1
+    assert (result(tmp_path)["failed"], result(tmp_path)["numbers"]["pacc"]) == (4, 0.0)
+    assert main(["score", "--output", str(tmp_path), "--runner", "plain"]) == 1
+
+
+def test_the_clip_that_knows_no_photographs_says_so_but_of_scenes(evaluated):
+    from pipelines.label_map_report import protocol
+    from pipelines.summary import ONLY_SCENES
+
+    made_by = result(evaluated)["made_by"]
+    assert not set(ONLY_SCENES) & set(protocol(open_label_map_benchmark("scenes"), made_by))
+    assert set(ONLY_SCENES) <= set(protocol(open_label_map_benchmark("ade20k-150"), made_by))
 
 
 # Oracles by hand.
