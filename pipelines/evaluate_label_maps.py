@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 TUNING_FILE = "tuning.json"
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options begin to give other predictions."""
 
 

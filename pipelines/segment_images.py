@@ -46,7 +46,7 @@ CLIP_ALONE = "since the masks come without class probabilities: CLIP stands alon
 DROPS_FILE = "drops.json"
 SHOWN_DROPS = 10
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options begin to give other files."""
 
 

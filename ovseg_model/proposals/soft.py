@@ -30,7 +30,8 @@ class SoftProposals(NamedTuple):
     own, or the image resized to what the network reads (aspect ratio kept, up to rounding). N may be 0."""
 
     class_probability_NK: np.ndarray | None = None
-    """float32: the network's softmax over the asked classes and "no object", without the column of the latter, so a
+    """float32: the network's softmax over the asked vectors (names, of which a class may have several) and "no object",
+    without the column of the latter, so a
     row sums to 1 or less. None from a generator that knows no classes."""
 
 
