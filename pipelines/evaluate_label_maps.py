@@ -24,7 +24,7 @@ from ovseg_model.read_ahead import read_ahead
 from pipelines.draw_segmentation import class_colours
 from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, Outcome, evenly_spaced
 from pipelines.label_map_report import finish
-from pipelines.open_segmenter import ModelOptions, Models, open_models
+from pipelines.open_segmenter import ModelOptions, Models, check_class_vectors, open_models
 from pipelines.progress import show_progress
 from pipelines.score_predictions import (
     THREADS,
@@ -125,6 +125,8 @@ def open_work(asked: Asked, folder: RunFolder) -> Work:
     samples = tuple(benchmark.find_samples(root, split))
     warning, samples = check_count(benchmark, len(samples), split), samples[: options.limit or None]
     models = open_models(asked.models, folder.path(".work"), proposals=options.oracle != "masks")
+    if not options.oracle and not ("clip_weight" in asked.given and asked.segment.clip_weight == 1):
+        check_class_vectors(models)
     names = split_names(benchmark.names(options.names), asked.models.synonyms)
     vectors = embed_classes(models.embeddings, names, asked.models.synonyms)
     network = truth_masks(benchmark, samples) if options.oracle == "masks" else models.network

@@ -100,6 +100,17 @@ def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tupl
     return generator if hasattr(generator, "propose_soft") else HardProposals(generator), spec.fingerprint()
 
 
+def check_class_vectors(models: Models) -> None:
+    """Refuses a CLIP, or templates, that are not those of the proposal network's classes.
+
+    Raises:
+        UserError: vectors of names that it was trained with are others now.
+    """
+    check = getattr(models.network, "check_vectors", None)
+    if check:
+        check(models.embeddings.embed)
+
+
 def effective_options(options: SegmentOptions, demo: bool, given: Collection[str]) -> SegmentOptions:
     """The options, or for --demo those of OVSeg's demo, but for what was given.
 

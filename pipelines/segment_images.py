@@ -21,7 +21,7 @@ from ovseg_model.images import ShardMember, read_images
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.annotation_index import stem_of
 from ovseg_model.rle import areas_px, boxes_xywh_px, encode_masks
-from pipelines.open_segmenter import ModelOptions, effective_options, open_models
+from pipelines.open_segmenter import ModelOptions, check_class_vectors, effective_options, open_models
 from pipelines.options import add_options, option, read_options
 from pipelines.progress import show_progress
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
@@ -252,6 +252,8 @@ def open_work(
     from pipelines.draw_segmentation import class_colours
 
     models = open_models(model_options, folder.path(".work"))
+    if options.clip_weight < 1:
+        check_class_vectors(models)
     if not gives_probabilities(models.network):  # CLIP stands alone, whatever was asked
         options = replace(options, clip_weight=1.0)
     vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)

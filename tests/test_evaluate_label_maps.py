@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ovseg_model.datasets.benchmark import IGNORE, open_label_map_benchmark
 from ovseg_model.label_png import label_png, read_label_png
@@ -158,6 +159,33 @@ def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
     assert result(tmp_path / "own")["made_by"]["options"]["clip_weight"] == 1.0
     assert main([*arguments, "--clip-weight", "0.3", "--output", str(tmp_path / "given")]) == 0
     assert f"{alone}; --clip-weight 0.3 has no part in it\n" in capsys.readouterr().out
+
+
+def test_ovsegs_network_wants_the_clip_and_the_templates_of_its_classes(tmp_path, capsys):
+    import torch
+    from tiny_networks import QUERIES
+
+    from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
+    from ovseg_model.clip import load_clip, resolve_clip
+    from ovseg_model.proposals.proposal_network import NetworkFacts, ProposalModel, preset_config, save_network
+
+    clip, names = load_clip(resolve_clip("scenes"), "cpu"), ("tree", "road", "cup")
+    vectors_KD = ClassEmbeddings(clip, prompt_templates("vild")).embed(names)
+    facts = NetworkFacts("scenes", "12ab", prompt_templates("vild"), names, 32, 64)
+    model = ProposalModel(preset_config("tiny", QUERIES), vectors_KD.shape[1], 32)
+    save_network(tmp_path, model, facts, torch.tensor(vectors_KD))
+    masks = ("--masks", "maskformer", "--mask-option", f"weights={tmp_path}", "short_side_px=32")
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "1", *masks, "--clip", "scenes", "--device", "cpu")
+    assert main([*arguments, "--output", str(tmp_path / "same")]) == 0
+    photo = ("--templates", "photo")
+    assert main([*arguments, *photo, "--output", str(tmp_path / "other")]) == 2
+    assert "was trained with class vectors by CLIP scenes and templates vild (14); by" in capsys.readouterr().err
+    assert main([*arguments, *photo, "--clip-weight", "1", "--output", str(tmp_path / "alone")]) == 0
+    image = tmp_path / "photo.png"
+    Image.new("RGB", (32, 32), (200, 40, 40)).save(image)
+    segment = ("segment", str(image), "--classes", "cup, tree", *masks, *MODEL, "--output", str(tmp_path / "segmented"))
+    assert main(segment) == 2
+    assert main([*segment, "--demo"]) == 0
 
 
 def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):

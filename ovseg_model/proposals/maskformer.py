@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ovseg_model.proposals.generator import (
@@ -87,6 +87,12 @@ class Maskformer:
     def gives_probabilities(self) -> bool:
         """As `ProposalNetwork`: OVSeg's own network does, a plain checkpoint does not."""
         return self._network.gives_probabilities
+
+    def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
+        """As `OvsegNetwork`; a plain checkpoint reads no class vectors. Raises UserError."""
+        check = getattr(self._network, "check_vectors", None)
+        if check:
+            check(embed)
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where every mask is empty or too small."""
