@@ -206,10 +206,18 @@ def tuning_split(work: Work) -> str:
     """The split of --tune-on.
 
     Raises:
-        UserError: it is the reported one, is none, or there is nothing to tune.
+        UserError: it is the reported one, is none, or there is nothing to tune: all before the first image.
     """
-    if work.asked.options.oracle == "masks":
+    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.tuning import NOTHING_TO_TUNE
+
+    oracle = work.asked.options.oracle
+    if oracle == "masks":
         raise UserError("--tune-on: with --oracle masks nothing depends on λ or the mask threshold; leave it away")
+    if oracle == "labels":
+        raise UserError("--tune-on: with --oracle labels no class is predicted, so λ has no part; leave it away")
+    if isinstance(work.segmenter.network, HardProposals):
+        raise UserError(NOTHING_TO_TUNE)
     tune_on = work.benchmark.checked_split(work.asked.options.tune_on)
     if tune_on == work.split:
         others = ", ".join(each for each in work.benchmark.splits if each != tune_on) or "none: it has no other"

@@ -193,6 +193,17 @@ def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):
     assert "--tune-on test: is the split that is reported" in capsys.readouterr().err
     assert main([*ORACLE, "--tune-on", "val", "--tune-images", "2", "--output", str(tmp_path)]) == 2
     assert "with --oracle masks nothing depends on λ" in capsys.readouterr().err
+    assert main([*THIRDS, "--oracle", "labels", "--tune-on", "val", "--output", str(tmp_path)]) == 2
+    assert "with --oracle labels no class is predicted" in capsys.readouterr().err
+
+
+def test_masks_with_nothing_to_tune_are_refused_before_the_first_image(tmp_path, monkeypatch, capsys):
+    from pipelines import evaluate_label_maps
+
+    monkeypatch.setattr(evaluate_label_maps, "read_input", lambda benchmark, sample: pytest.fail("an image was read"))
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "2", *MODEL)
+    assert main([*arguments, "--tune-on", "val", "--output", str(tmp_path)]) == 2
+    assert "--tune-on: the masks are hard and come without class probabilities" in capsys.readouterr().err
 
 
 def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path, capsys):
