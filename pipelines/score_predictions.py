@@ -17,7 +17,7 @@ import numpy as np
 
 from ovseg_model.datasets.benchmark import LabelledSample, LabelMapBenchmark, open_label_map_benchmark
 from ovseg_model.label_png import read_label_png
-from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
+from ovseg_model.metrics import RunningCounts, SegmentationCounts
 from ovseg_model.read_ahead import read_ahead
 from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
 from pipelines.options import add_options, option, read_options
@@ -76,12 +76,9 @@ class ScoringJob:
             UserError: a prediction is missing, is no label map or has another size than the truth.
         """
         benchmark = open_label_map_benchmark(self.benchmark)
-        classes, pairs, scores = len(benchmark.classes), [], []
-        for sample, pair in zip(samples, read_ahead(self._maps_of(benchmark), samples, THREADS), strict=True):
-            pairs.append(pair)
-            alone = segmentation_result(count_pixels(*pair, classes))
-            scores.append(SampleScore(sample.name, alone.miou_present))
-        return Scores(count_images(pairs, classes), tuple(scores))
+        counts, pairs = RunningCounts(len(benchmark.classes)), read_ahead(self._maps_of(benchmark), samples, THREADS)
+        scores = [SampleScore(sample.name, counts.add(*pair)) for sample, pair in zip(samples, pairs, strict=True)]
+        return Scores(counts.total(), tuple(scores))
 
     def _maps_of(self, benchmark: LabelMapBenchmark) -> Callable[[LabelledSample], tuple[np.ndarray, np.ndarray]]:
         """A reader of prediction and truth, uint16 (H, W) each."""
