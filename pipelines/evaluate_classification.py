@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ovseg_model.class_embeddings import templates_title
 from ovseg_model.class_names import split_names
 from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.image_folder import open_image_folder
@@ -124,7 +125,7 @@ def who(evaluation: Evaluation, drawn: bool = False) -> list[str]:
     """Which CLIP recognises by which prompts, and what must be said of it; drawn: as `clip_notes`."""
     models = evaluation.made_by["models"]
     notes = clip_notes(models["clip"], evaluation.made_by["meaningless"], drawn)
-    return [f"CLIP {models['clip']['name']}, {len(models['templates'])} templates", *notes]
+    return [f"CLIP {models['clip']['name']}, {templates_title(models['templates'])}", *notes]
 
 
 # Folders of images: what finetuning has forgotten.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovseg_model import rle
+from ovseg_model.class_embeddings import templates_title
 from ovseg_model.datasets.dataset_files import read_image
 from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
 from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
 from ovseg_model.proposals import ImageInput, ProposalError
+from ovseg_model.proposals.soft import frame_title
 from pipelines.evaluation import (
     DROPS_FILE,
     RESULT_FILE,
@@ -54,9 +56,15 @@ class Answering:
 
 
 def evaluate_expressions(
-    options: EvaluateOptions, model_options: ModelOptions, mask_threshold: float, folder: RunFolder
+    options: EvaluateOptions,
+    model_options: ModelOptions,
+    mask_threshold: float,
+    folder: RunFolder,
+    given: Collection[str],
 ) -> Outcome:
     """Answers every expression, scores, writes result.json and returns the text for the screen.
+
+    given: names of the options that the user gave.
 
     Raises:
         UserError: an option, a file of the benchmark or a weight is not as wanted.
@@ -68,7 +76,7 @@ def evaluate_expressions(
     samples = benchmark.find_samples(required_root(options), split)[: options.limit or None]
     warning = benchmark.count_warning(split, samples)
     samples = in_order_of_images(samples)
-    models = open_models(model_options, folder.path(".work"))
+    models = open_models(one_prompt(model_options, given), folder.path(".work"))
     answering = Answering(options.answer, options.union_threshold, mask_threshold)
     made_by = {
         "version": VERSION,
@@ -80,6 +88,7 @@ def evaluate_expressions(
         "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
         "models": models.fingerprint,
+        "frame": frame_title(models.network),
         "meaningless": models.meaningless,
     }
     evaluation = Evaluation(folder, made_by)
@@ -94,13 +103,14 @@ def evaluate_expressions(
         if answered["failed"]:
             drops.append({"sample": sample.name, **answered["failed"]})
     result = {
+        "protocol": [*[warning] * bool(warning), *protocol(benchmark, made_by, len(drops))],
         "numbers": {group or "all": numbers(each) for group, each in counts.items()},
         "failed": len(drops),
         "made_by": made_by,
     }
     folder.write_json(DROPS_FILE, drops)
     folder.write_json(RESULT_FILE, result)
-    return Outcome(text_of(benchmark, result, warning, folder), failed=len(drops) == len(samples))
+    return Outcome(text_of(result, folder), failed=len(drops) == len(samples))
 
 
 def refuse_label_map_options(options: EvaluateOptions) -> None:
@@ -217,19 +227,45 @@ def numbers(counts: MaskCounts) -> dict[str, float | int | None]:
     return {"samples": counts.samples, **{name: each if counts.samples else None for name, each in shares.items()}}
 
 
-def text_of(benchmark: ReferringBenchmark, result: dict[str, Any], warning: str, folder: RunFolder) -> str:
-    """The result for the screen, in percent."""
-    made_by, failed = result["made_by"], result["failed"]
-    clip = made_by["models"]["clip"]
-    lines = [warning] if warning else []
-    lines += [
-        f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {clip['name']} alone",
+def one_prompt(options: ModelOptions, given: Collection[str]) -> ModelOptions:
+    """The options with the expression itself as the prompt, but where templates were given: it is no class name."""
+    return options if "templates" in given else replace(options, templates="{}")
+
+
+def protocol(benchmark: ReferringBenchmark, made_by: dict[str, Any], failed: int) -> list[str]:
+    """The sentences without which the numbers say nothing: what ran, and nothing that could have."""
+    models = made_by["models"]
+    return [
+        f"{benchmark.title}, split {made_by['split']}"
+        + (f", the first {made_by['limit']:,} expressions" if made_by["limit"] else ""),
+        f"masks {models['proposals']['generator']}, mask threshold {made_by['mask_threshold']:g}, "
+        f"CLIP {models['clip']['name']} alone, {templates_title(models['templates'])}",
+        f"test resolution: {made_by['frame']}",
+        f"{how_asked(models['templates'])}; {how_answered(made_by)}.",
         benchmark.notes,
-        *clip_notes(clip, made_by["meaningless"], drawn=False),
+        *clip_notes(models["clip"], made_by["meaningless"], drawn=False),
         *([f"proposals failed of {failed:,} expressions, which count as unanswered: {DROPS_FILE}"] if failed else []),
-        "",
-        f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}",
     ]
+
+
+def how_asked(templates: Sequence[str]) -> str:
+    """What becomes of an expression before CLIP reads it."""
+    if len(templates) == 1:
+        return "The expression is one prompt"
+    return f"The expression is put into {len(templates)} prompts, whose vectors are averaged"
+
+
+def how_answered(made_by: dict[str, Any]) -> str:
+    """What the answer is."""
+    if made_by["answer"] == "union":
+        threshold = made_by["union_threshold"]
+        return f'the answer is the union of proposals whose probability against "{OTHERS}" is above {threshold:g}'
+    return "the answer is the single proposal of highest cosine"
+
+
+def text_of(result: dict[str, Any], folder: RunFolder) -> str:
+    """The result for the screen, in percent."""
+    lines = [*result["protocol"], "", f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}"]
     for group, values in result["numbers"].items():
         shares = "".join(f"{_percent(values[name]):>8}" for name in ("ciou", "giou", "p_at_05"))
         lines.append(f"{group:<12}{values['samples']:>12,}{shares}")

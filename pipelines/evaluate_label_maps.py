@@ -77,6 +77,8 @@ class Work:
 
     def made_by(self) -> dict[str, Any]:
         """What decides a prediction, but for λ and the mask threshold."""
+        from ovseg_model.proposals.soft import frame_title
+
         options = self.asked.options
         return {
             "version": VERSION,
@@ -88,6 +90,7 @@ class Work:
             "synonyms": self.asked.models.synonyms,
             "oracle": options.oracle,
             "models": self.models.fingerprint,
+            "frame": frame_title(self.segmenter.network),
             "meaningless": self.models.meaningless,
         }
 

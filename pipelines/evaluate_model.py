@@ -60,7 +60,7 @@ def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, gi
     if name in REFERRING_BENCHMARKS:
         from pipelines.evaluate_expressions import evaluate_expressions
 
-        return evaluate_expressions(options, models, segment.mask_threshold, folder)
+        return evaluate_expressions(options, models, segment.mask_threshold, folder, given)
     from pipelines import evaluate_classification as classification
 
     ways = (

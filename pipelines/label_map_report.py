@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ovseg_model.class_embeddings import templates_title
 from ovseg_model.datasets.benchmark import LabelMapBenchmark, open_benchmark_split
 from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
@@ -109,7 +110,8 @@ def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]
         f"{benchmark.title}, split {made_by['split']}"
         + (f", the first {made_by['limit']}" if made_by["limit"] else ""),
         f"masks {masks}, CLIP {models['clip']['name']}, class names "
-        f"{made_by['names']} ({made_by['synonyms']}), {len(models['templates'])} templates",
+        f"{made_by['names']} ({made_by['synonyms']}), {templates_title(models['templates'])}",
+        f"test resolution: {made_by['frame']}",
         f"λ {options['clip_weight']:g}, mask threshold {options['mask_threshold']:g}: {made_by['chosen']}",
     ]
     lines += [oracles[made_by["oracle"]]] if made_by["oracle"] else []

@@ -23,7 +23,7 @@ def test_regions_of_drawn_scenes(tmp_path, capsys):
     assert found["count"] > 12
     assert 0.4 < found["top1"] <= found["top5"] <= 1
     text = capsys.readouterr().out
-    assert "CLIP scenes, 1 templates" in text
+    assert "CLIP scenes, templates photo (1)" in text
     assert "the first 6 drawn scenes, which have no end" in text
     assert "SCENES:" not in text
     # What is stored is not predicted again: of each region the true class, then the five best.

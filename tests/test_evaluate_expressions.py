@@ -15,10 +15,13 @@ from ovseg_model.proposals.soft import HardProposals
 from ovseg_model.rle import encode_masks
 from pipelines import evaluate_expressions
 from pipelines.command_line import main
-from pipelines.evaluate_expressions import Answering, choose, score_answer
-from pipelines.open_segmenter import Models
+from pipelines.evaluate_expressions import Answering, choose, how_answered, how_asked, one_prompt, score_answer
+from pipelines.open_segmenter import ModelOptions, Models
 
 TEXTS = {"left man": (1, 0, 0), "man in the corner": (0, 1, 0), "edge": (0.6, 0.8, 0), "others": (1, 1, 1)}
+
+
+FINGERPRINT = {"proposals": {"generator": "three"}, "clip": {"name": "axes"}, "templates": ["{}"]}
 
 
 class ThreeMasks:
@@ -59,7 +62,7 @@ class GivenTexts:
 def generator(monkeypatch):
     """The three masks and their vectors, as the models that are opened."""
     generator = ThreeMasks()
-    models = Models(HardProposals(generator), AxisRegions(), GivenTexts(), {"clip": {"name": "axes"}})
+    models = Models(HardProposals(generator), AxisRegions(), GivenTexts(), FINGERPRINT)
     monkeypatch.setattr(evaluate_expressions, "open_models", lambda options, work_folder: models)
     return generator
 
@@ -98,7 +101,13 @@ def test_the_best_proposal_answers(tmp_path, generator, capsys):
     assert generator.asked == [IMAGE]  # once for three expressions
     text = capsys.readouterr().out
     assert text.startswith("RefCOCO testA has 5657 expressions, here are 3: the numbers compare with no published ones")
-    assert "RefCOCO, split testA; answer best; CLIP axes alone\nThe expression is one prompt;" in text
+    assert (
+        "RefCOCO, split testA\nmasks three, mask threshold 0.4, CLIP axes alone, template '{}'\n"
+        "test resolution: the image's own size\n"
+        "The expression is one prompt; the answer is the single proposal of highest cosine.\n"
+    ) in text
+    assert "union of proposals" not in text
+    assert [line for line in text.splitlines() if line in found["protocol"]] == found["protocol"]
     assert "\nall                    3   45.45   56.67   66.67\n" in text
 
 
@@ -114,6 +123,15 @@ def test_all_proposals_above_the_threshold_answer(tmp_path, generator, threshold
     numbers = found["numbers"]["all"]
     assert (numbers["ciou"], numbers["giou"], numbers["p_at_05"]) == pytest.approx((ciou, giou, hits))
     assert found["made_by"]["union_threshold"] == float(threshold)
+
+
+def test_an_expression_is_one_prompt_unless_templates_are_given():
+    options = ModelOptions()
+    assert one_prompt(options, {"clip"}).templates == "{}"
+    assert one_prompt(options, {"templates"}).templates == "vild"
+    made_by = {"answer": "union", "union_threshold": 0.25}
+    assert how_answered(made_by).endswith('union of proposals whose probability against "others" is above 0.25')
+    assert how_asked(["a {}", "the {}"]) == "The expression is put into 2 prompts, whose vectors are averaged"
 
 
 def test_the_threshold_is_strict_and_margins_may_be_large():
@@ -222,8 +240,9 @@ def test_no_answer_is_right_where_nothing_is_meant():
 
 
 def test_the_clip_that_knows_no_photographs_says_so(tmp_path, capsys):
-    clip = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
+    clip = ("--clip", "scenes", "--device", "cpu")
     assert evaluate("refcoco", write_refer(tmp_path / "data"), tmp_path / "out", *clip) == 0  # black: no proposals
+    assert result(tmp_path / "out")["made_by"]["models"]["templates"] == ["{}"]
     assert result(tmp_path / "out")["numbers"]["all"]["giou"] == 0.0
     assert "SCENES: the CLIP that is used ships with the project" in capsys.readouterr().out
 

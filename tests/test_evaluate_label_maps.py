@@ -62,7 +62,8 @@ def test_every_number_says_what_it_depends_on(evaluated, capsys):
     text = capsys.readouterr().out
     for words in (
         "Scenes, split test, the first 6",
-        "masks of the truth, CLIP scenes, class names ovseg (verbatim), 1 templates",
+        "masks of the truth, CLIP scenes, class names ovseg (verbatim), templates photo (1)",
+        "test resolution: the image's own size",
         "the masks come without class probabilities, so CLIP stands alone",
         "oracle: the truth's masks, predicted labels",
         "mIoU U (present or predicted)",
@@ -155,7 +156,9 @@ def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
     arguments = ("evaluate", "--benchmark", "scenes", "--limit", "1", *masks, *MODEL)
     assert main([*arguments, "--output", str(tmp_path / "own")]) == 0
     alone = "λ 1, mask threshold 0.4: the masks come without class probabilities, so CLIP stands alone"
-    assert f"{alone}\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{alone}\n" in text
+    assert "test resolution: short side 32 px, long side 2,560 px at most\n" in text
     assert result(tmp_path / "own")["made_by"]["options"]["clip_weight"] == 1.0
     assert main([*arguments, "--clip-weight", "0.3", "--output", str(tmp_path / "given")]) == 0
     assert f"{alone}; --clip-weight 0.3 has no part in it\n" in capsys.readouterr().out

@@ -88,6 +88,11 @@ class Maskformer:
         """As `ProposalNetwork`: OVSeg's own network does, a plain checkpoint does not."""
         return self._network.gives_probabilities
 
+    @property
+    def frame(self) -> str:
+        """As `ProposalNetwork`."""
+        return self._network.frame
+
     def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
         """As `OvsegNetwork`; a plain checkpoint reads no class vectors. Raises UserError."""
         check = getattr(self._network, "check_vectors", None)

@@ -119,6 +119,11 @@ class QueryNetwork:
         """As `ProposalNetwork`."""
         return self.classifier.gives_probabilities
 
+    @property
+    def frame(self) -> str:
+        """As `ProposalNetwork`."""
+        return f"short side {self.size.short_side_px:,} px, long side {self.size.max_side_px:,} px at most"
+
     def queries(self, images: Sequence[np.ndarray]) -> list[Queries]:
         """Returns the queries of images, RGB uint8 (H, W, 3), in order.
 

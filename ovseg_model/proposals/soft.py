@@ -21,6 +21,9 @@ from ovseg_model.proposals.generator import (
 )
 from ovseg_model.rle import decode_masks
 
+OWN_SIZE = "the image's own size"
+"""The frame of masks that are made for the image as it is."""
+
 
 class SoftProposals(NamedTuple):
     """The proposals of one image, in the generator's order."""
@@ -45,6 +48,9 @@ class ProposalNetwork(Protocol):
     """Whether its proposals come with class probabilities: λ has no part in a result without them. A plug-in that does
     not say it is taken to give them."""
 
+    frame: str
+    """The size of its masks, at which CLIP sees the image too, in words: the test resolution."""
+
     def propose_soft(
         self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray
     ) -> list[SoftProposals | ProposalError]:
@@ -59,6 +65,7 @@ class HardProposals:
     """Any mask generator as a proposal network: its masks, hard, in the image's own frame, without classes."""
 
     gives_probabilities = False
+    frame = OWN_SIZE
 
     def __init__(self, generator: MaskGenerator) -> None:
         """Takes an open generator."""
@@ -79,6 +86,11 @@ class HardProposals:
 def gives_probabilities(network: ProposalNetwork) -> bool:
     """Whether λ can matter to the proposals of a network."""
     return getattr(network, "gives_probabilities", True)
+
+
+def frame_title(network: ProposalNetwork) -> str:
+    """The test resolution, in words."""
+    return getattr(network, "frame", "as the plug-in chooses")
 
 
 def _decoded(image: ImageInput, outcome: MaskProposals | ProposalError) -> SoftProposals | ProposalError:
