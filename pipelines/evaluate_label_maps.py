@@ -15,7 +15,6 @@ from ovseg_model.datasets.benchmark import (
     IGNORE,
     LabelledSample,
     LabelMapBenchmark,
-    check_count,
     open_benchmark_split,
 )
 from ovseg_model.label_png import UNLABELLED, label_png
@@ -68,8 +67,8 @@ class Work:
     split: str
     root: Path | None
     samples: tuple[LabelledSample, ...]
-    warning: str | None
-    """What must be said of the number of samples."""
+    there: int
+    """Images of the split, before --limit."""
 
     models: Models
     vectors: ClassVectors
@@ -105,12 +104,11 @@ def evaluate_label_maps(asked: Asked, folder: RunFolder) -> Outcome:
     settings = settle(work, folder)
     made_by = {**work.made_by(), "options": asdict(settings.options), "chosen": settings.chosen}
     Evaluation(folder, made_by).begin()
-    job = ScoringJob(folder, work.benchmark.name, work.samples)
+    job = ScoringJob(folder, work.benchmark.name, work.samples, work.there)
     predict(job, replace(work, segmenter=replace(work.segmenter, options=settings.options)))
     scores = score_plain(job)
     write_scores(folder, scores)
-    outcome = finish(job, scores, made_by)
-    return outcome._replace(text=f"{work.warning}\n\n{outcome.text}") if work.warning else outcome
+    return finish(job, scores, made_by)
 
 
 def open_work(asked: Asked, folder: RunFolder) -> Work:
@@ -126,7 +124,7 @@ def open_work(asked: Asked, folder: RunFolder) -> Work:
     benchmark, split = open_benchmark_split(options.benchmark)
     root = Path(options.root) if options.root else None
     samples = tuple(benchmark.find_samples(root, split))
-    warning, samples = check_count(benchmark, len(samples), split), samples[: options.limit or None]
+    there, samples = len(samples), samples[: options.limit or None]
     models = open_models(asked.models, folder.path(".work"), proposals=options.oracle != "masks")
     if not options.oracle and not ("clip_weight" in asked.given and asked.segment.clip_weight == 1):
         check_class_vectors(models)
@@ -134,7 +132,7 @@ def open_work(asked: Asked, folder: RunFolder) -> Work:
     vectors = embed_classes(models.embeddings, names, asked.models.synonyms)
     network = truth_masks(benchmark, samples) if options.oracle == "masks" else models.network
     segmenter = Segmenter(network, models.regions, asked.segment)
-    return Work(asked, benchmark, split, root, samples, warning, models, vectors, segmenter)
+    return Work(asked, benchmark, split, root, samples, there, models, vectors, segmenter)
 
 
 def truth_masks(benchmark: LabelMapBenchmark, samples: Iterable[LabelledSample]) -> TruthMasks:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ovseg_model.class_embeddings import templates_title
-from ovseg_model.datasets.benchmark import LabelMapBenchmark, open_benchmark_split
+from ovseg_model.datasets.benchmark import LabelMapBenchmark, check_count, open_benchmark_split
 from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
 from pipelines.evaluation import DROPS_FILE, RESULT_FILE, Outcome, clip_notes
@@ -37,8 +37,8 @@ def job_of(folder: RunFolder, made_by: dict[str, Any]) -> ScoringJob:
         raise UserError(f"{folder.url}: is an evaluation of {made_by['benchmark']}, which needs no second scoring")
     benchmark, split = open_benchmark_split(f"{made_by['benchmark']}:{made_by['split']}")
     root = Path(made_by["root"]) if made_by["root"] else None
-    samples = benchmark.find_samples(root, split)[: made_by["limit"] or None]
-    return ScoringJob(folder, benchmark.name, tuple(samples))
+    samples = tuple(benchmark.find_samples(root, split))
+    return ScoringJob(folder, benchmark.name, samples[: made_by["limit"] or None], len(samples))
 
 
 def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
@@ -46,7 +46,8 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
     benchmark, _ = open_benchmark_split(job.benchmark)
     names = benchmark.names(made_by["names"])
     failed = failed_samples(job)
-    result = result_of(benchmark, scores, made_by, failed)
+    notes = [*count_notes(benchmark, job, made_by["split"]), *protocol(benchmark, made_by), *failed_note(failed)]
+    result = result_of(benchmark, scores, made_by, notes) | {"failed": failed}
     iou_K = segmentation_result(scores.counts).iou_K
     folder = job.folder
     folder.write_json(RESULT_FILE, result)
@@ -63,7 +64,9 @@ def failed_samples(job: ScoringJob) -> int:
     return len({drop["sample"] for drop in drops} & {sample.name for sample in job.samples})
 
 
-def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any], failed: int) -> dict[str, Any]:
+def result_of(
+    benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any], notes: Sequence[str]
+) -> dict[str, Any]:
     """What result.json holds: the numbers as shares of 1, null where there is nothing to divide by."""
     numbers = segmentation_result(scores.counts)
     seen_K = seen_classes_of(benchmark)
@@ -73,14 +76,20 @@ def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, A
         {
             "benchmark": benchmark.title,
             "images": len(scores.samples),
-            "failed": failed,
-            "protocol": [*protocol(benchmark, made_by), *failed_note(failed)],
+            "protocol": list(notes),
             "numbers": plain,
             "seen": sum(each.name in benchmark.seen for each in benchmark.classes),
             "seen_unseen": parts,
             "made_by": made_by,
         }
     )
+
+
+def count_notes(benchmark: LabelMapBenchmark, job: ScoringJob, split: str) -> list[str]:
+    """What must be said of the number of images: other ones than the official, or a part of them."""
+    warning, scored = check_count(benchmark, job.there, split), len(job.samples)
+    part = f"the first {scored:,} of {job.there:,} images: the numbers compare with no published ones"
+    return [*[warning] * bool(warning), *[part] * (scored < job.there)]
 
 
 def failed_note(failed: int) -> list[str]:
@@ -107,8 +116,7 @@ def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]
     oracles = {"masks": "oracle: the truth's masks, predicted labels", "labels": "oracle: these masks, true labels"}
     masks = "of the truth" if made_by["oracle"] == "masks" else models["proposals"]["generator"]
     lines = [
-        f"{benchmark.title}, split {made_by['split']}"
-        + (f", the first {made_by['limit']}" if made_by["limit"] else ""),
+        f"{benchmark.title}, split {made_by['split']}",
         f"masks {masks}, CLIP {models['clip']['name']}, class names "
         f"{made_by['names']} ({made_by['synonyms']}), {templates_title(models['templates'])}",
         f"test resolution: {made_by['frame']}",

@@ -63,6 +63,8 @@ class ScoringJob:
     folder: RunFolder
     benchmark: str
     samples: tuple[LabelledSample, ...]
+    there: int
+    """Images of the split, before --limit."""
 
     def chunks(self) -> list[tuple[LabelledSample, ...]]:
         """The samples, a few dozen at a time."""

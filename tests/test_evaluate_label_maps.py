@@ -61,7 +61,7 @@ def test_every_number_says_what_it_depends_on(evaluated, capsys):
     assert main([*ORACLE, "--output", str(evaluated)]) == 0
     text = capsys.readouterr().out
     for words in (
-        "Scenes, split test, the first 6",
+        "the first 6 of 1,000 images: the numbers compare with no published ones\nScenes, split test\n",
         "masks of the truth, CLIP scenes, class names ovseg (verbatim), templates photo (1)",
         "test resolution: the image's own size",
         "the masks come without class probabilities, so CLIP stands alone",
@@ -71,6 +71,20 @@ def test_every_number_says_what_it_depends_on(evaluated, capsys):
         "44 all,",
     ):
         assert words in text
+
+
+def test_images_that_are_missing_are_said_in_the_result_and_when_it_is_scored_again(tmp_path, capsys):
+    drawn, output = tmp_path / "drawn", tmp_path / "out"
+    assert main(["draw-scenes", "--output", str(drawn), "--scenes", "2", "--size-px", "64", "--split", "test"]) == 0
+    words = ("evaluate", "--benchmark", "scenes", "--root", str(drawn), "--oracle", "masks", *MODEL)
+    assert main([*words, "--output", str(output)]) == 0
+    sentence = "scenes: 2 images of test, officially it has 1,000; numbers of another set of images compare with no"
+    assert result(output)["protocol"][0].startswith(sentence)
+    first = (output / "result.json").read_bytes()
+    capsys.readouterr()
+    assert main(["score", "--output", str(output), "--runner", "plain"]) == 0
+    assert sentence in capsys.readouterr().out
+    assert (output / "result.json").read_bytes() == first
 
 
 def test_it_goes_on_where_it_was_stopped(evaluated, tmp_path):
