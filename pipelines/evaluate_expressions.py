@@ -69,7 +69,6 @@ def evaluate_expressions(
     Raises:
         UserError: an option, a file of the benchmark or a weight is not as wanted.
     """
-    refuse_label_map_options(options)
     name, _, split = options.benchmark.partition(":")
     benchmark = open_referring_benchmark(name)
     split = split or benchmark.default_split
@@ -111,13 +110,6 @@ def evaluate_expressions(
     folder.write_json(DROPS_FILE, drops)
     folder.write_json(RESULT_FILE, result)
     return Outcome(text_of(result, folder), failed=len(drops) == len(samples))
-
-
-def refuse_label_map_options(options: EvaluateOptions) -> None:
-    """Refuses what only label maps have; raises UserError."""
-    for name in ("oracle", "tune_on"):
-        if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')}: is for benchmarks with label maps; leave it away")
 
 
 def required_root(options: EvaluateOptions) -> Path:

@@ -8,6 +8,8 @@ from PIL import Image
 
 from ovseg_model.datasets.scenes import draw_scene
 from pipelines.command_line import main
+from pipelines.evaluate_model import unused_options
+from pipelines.evaluation import EvaluateOptions
 
 SCENES_CLIP = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
 
@@ -157,6 +159,33 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "unused", "used"),
+    [
+        (
+            {"benchmark": "scenes"},
+            "answer union_threshold tune_images",
+            "masks names oracle clip_weight mask_threshold",
+        ),
+        ({"benchmark": "scenes", "tune_on": "val"}, "answer", "tune_images"),
+        ({"benchmark": "scenes:ink", "oracle": "masks"}, "masks mask_option mask_threshold soft_masks", "names clip"),
+        (
+            {"benchmark": "refcoco:testA"},
+            "names clip_weight soft_masks synonyms union_threshold",
+            "masks mask_threshold",
+        ),
+        ({"benchmark": "reasonseg", "answer": "union"}, "tune_on oracle", "union_threshold"),
+        ({"benchmark": "regions"}, "masks mask_threshold names answer oracle", "expand_ratio synonyms limit templates"),
+        ({"benchmark": "image-folder"}, "masks mask_threshold names answer expand_ratio antialias", "synonyms limit"),
+        ({"benchmark": "waterbirds:val"}, "masks tune_on names", "expand_ratio root region_batch"),
+    ],
+)
+def test_options_without_a_part_are_known(options, unused, used):
+    found = unused_options(EvaluateOptions(**options))
+    assert set(unused.split()) <= found
+    assert not set(used.split()) & found
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--benchmark", "ade"], "--benchmark 'ade': wanted one of ade20k-150"),
@@ -164,6 +193,18 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
         (["--benchmark", "regions", "--output", "x"], "--root is missing: give a labelled set"),
         (["--benchmark", "waterbirds", "--output", "x"], "--root is missing: give the folder"),
         (["--benchmark", "image-folder", "--output", "x", "--root", "nowhere"], "--root nowhere: is no folder"),
+        (
+            ["--benchmark", "regions:val", "--output", "x"],
+            "--benchmark regions:val: regions has no splits; --root says",
+        ),
+        (
+            ["--benchmark", "regions", "--output", "x", "--oracle", "labels"],
+            "--oracle: has no part in --benchmark regions --oracle labels; leave it away",
+        ),
+        (
+            ["--benchmark", "waterbirds", "--output", "x", "--no-soft-masks"],
+            "--soft-masks: has no part in --benchmark waterbirds as it is asked for; leave it away",
+        ),
         (["--benchmark", "regions", "--union-threshold", "2"], "--union-threshold: wanted 0 to 1, got 2.0"),
     ],
 )

@@ -253,8 +253,14 @@ def test_the_clip_that_knows_no_photographs_says_so(tmp_path, capsys):
         (["--benchmark", "refcoco:testC", "--root", "."], "RefCOCO has no split 'testC'"),
         (["--benchmark", "refcoco"], "--root is missing: give the folder that holds the files of refcoco"),
         (["--benchmark", "refcoco", "--root", "nowhere"], "--root nowhere: is no folder"),
-        (["--benchmark", "refcoco", "--root", ".", "--oracle", "masks"], "--oracle: is for benchmarks with label maps"),
-        (["--benchmark", "refcoco", "--root", ".", "--tune-on", "val"], "--tune-on: is for benchmarks with label maps"),
+        (
+            ["--benchmark", "refcoco", "--root", ".", "--oracle", "masks"],
+            "--oracle: has no part in --benchmark refcoco",
+        ),
+        (
+            ["--benchmark", "refcoco", "--root", ".", "--tune-on", "val"],
+            "--tune-on: has no part in --benchmark refcoco",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

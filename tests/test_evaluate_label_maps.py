@@ -174,6 +174,8 @@ def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
     assert f"{alone}\n" in text
     assert "test resolution: short side 32 px, long side 2,560 px at most\n" in text
     assert result(tmp_path / "own")["made_by"]["options"]["clip_weight"] == 1.0
+    assert main([*arguments, "--mask-option", "max_masks=5", "--output", str(tmp_path / "x")]) == 2
+    assert "--mask-option max_masks: is for mining; here every query of maskformer" in capsys.readouterr().err
     assert main([*arguments, "--clip-weight", "0.3", "--output", str(tmp_path / "given")]) == 0
     assert f"{alone}; --clip-weight 0.3 has no part in it\n" in capsys.readouterr().out
 

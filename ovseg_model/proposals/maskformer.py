@@ -77,6 +77,8 @@ class Maskformer:
     """
 
     name = "maskformer"
+    of_hard_masks = ("mask_threshold", "min_area_fraction", "max_masks", "score")
+    """Options that soft masks do not read: every query takes part, and the segmenter has a threshold of its own."""
 
     def __init__(self, network: QueryNetwork, options: MaskformerOptions) -> None:
         """Takes an open network, which decides batch and size."""
