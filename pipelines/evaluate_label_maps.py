@@ -192,7 +192,8 @@ def tuned(work: Work, folder: RunFolder) -> Settings:
         tried = [Tried(*point) for point in stored["tried"]]
     else:
         batches = labelled_batches(work.benchmark, samples, work.segmenter.network.batch_size)
-        tried = tune(work.segmenter, show_progress(batches, "tune", "batches"), work.vectors)
+        shown = show_progress(batches, "tune", "images", len(samples), size_of_batch)
+        tried = tune(work.segmenter, shown, work.vectors)
         folder.write_json(TUNING_FILE, {"searched": searched, "tried": tried})
     best = tried[0]
     options = replace(work.asked.segment, mask_threshold=best.mask_threshold, clip_weight=best.clip_weight)
@@ -242,6 +243,11 @@ def labelled_batches(
             batch = []
 
 
+def size_of_batch(batch: tuple[Sequence[ImageInput], Sequence[np.ndarray]]) -> int:
+    """Images of a batch."""
+    return len(batch[0])
+
+
 def read_input(benchmark: LabelMapBenchmark, sample: LabelledSample) -> ImageInput:
     """A sample's image as generators take it; its id is the sample's name."""
     return ImageInput(sample.name, sample.image, benchmark.read_image(sample))
@@ -257,7 +263,8 @@ def predict(job: ScoringJob, work: Work) -> None:
     segmenter, vectors = work.segmenter, work.vectors
     colours_K3, size = class_colours(vectors.count), segmenter.network.batch_size
     batches = labelled_batches(work.benchmark, missing, size)
-    for images, maps in show_progress(batches, f"predict {work.benchmark.name}", f"x{size} images"):
+    label = f"predict {work.benchmark.name}"
+    for images, maps in show_progress(batches, label, "images", len(missing), size_of_batch):
         proposed = segmenter.network.propose_soft(images, vectors.vectors_VD)
         scored = segmenter.score_batch(images, proposed, vectors)
         for image, truth_HW, found in zip(images, maps, scored, strict=True):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ovseg_model.datasets.benchmark import LABEL_MAP_BENCHMARKS
 from ovseg_model.datasets.referring import REFERRING_BENCHMARKS
 from pipelines.evaluation import EvaluateOptions, Outcome
 from pipelines.open_segmenter import ModelOptions
-from pipelines.options import add_options, read_options
+from pipelines.options import SentenceParser, add_options, read_options
 from pipelines.write_tables import open_run_folder
 from schemas import UserError
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """
     from ovseg_model.segment import SegmentOptions
 
-    parser = argparse.ArgumentParser("ovseg evaluate", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg evaluate", description=__doc__, allow_abbrev=False)
     groups = (EvaluateOptions, SegmentOptions, ModelOptions)
     for group in groups:
         add_options(parser, group)

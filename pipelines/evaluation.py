@@ -103,8 +103,8 @@ def predict_in_parts(
 ) -> Iterator[tuple[Item, Any]]:
     """Yields every item with its prediction, a plain value; parts that are stored already are not predicted again."""
     starts = range(0, len(items), ITEMS_PER_PART)
-    for number, start in enumerate(show_progress(starts, label, f"x{ITEMS_PER_PART}")):
-        part = items[start : start + ITEMS_PER_PART]
+    parts = [items[start : start + ITEMS_PER_PART] for start in starts]
+    for number, part in enumerate(show_progress(parts, label, "items", len(items), len)):
         name = f"{PREDICTIONS}/part-{number:05d}.json"
         if not evaluation.folder.has(name):
             evaluation.folder.write_json(name, predict(part))

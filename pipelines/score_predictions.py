@@ -20,7 +20,7 @@ from ovseg_model.label_png import read_label_png
 from ovseg_model.metrics import RunningCounts, SegmentationCounts
 from ovseg_model.read_ahead import read_ahead
 from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
-from pipelines.options import add_options, option, read_options
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
 
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: the folder holds no label-map evaluation, or a prediction is missing.
     """
     from pipelines.label_map_report import finish, job_of
-    from pipelines.mine_pairs import SentenceParser, check_beam_arguments
+    from pipelines.mine_pairs import check_beam_arguments
 
     parser = SentenceParser("ovseg score", description=__doc__, allow_abbrev=False)
     add_options(parser, ScoreOptions)

@@ -22,7 +22,7 @@ from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.annotation_index import stem_of
 from ovseg_model.rle import areas_px, boxes_xywh_px, encode_masks
 from pipelines.open_segmenter import ModelOptions, check_class_vectors, effective_options, open_models
-from pipelines.options import add_options, option, read_options
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.progress import show_progress
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.terminal import escaped
@@ -86,7 +86,6 @@ def main(argv: Sequence[str]) -> int:
         UserError: an option, an image's place, a weight or a class name is not as wanted.
     """
     from ovseg_model.segment import SegmentOptions
-    from pipelines.mine_pairs import SentenceParser
 
     parser = SentenceParser("ovseg segment", description=__doc__, allow_abbrev=False)
     parser.add_argument("images", nargs="*", help="images, folders of images, or globs; paths or fsspec URLs")
