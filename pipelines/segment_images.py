@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from glob import has_magic
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from ovseg_model.segment import ScoredProposals, Segment, Segmentation, Segmenter, SegmentOptions
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+PLACES_HELP = (
+    "images, folders of images, or globs; paths or fsspec URLs. A folder is what stands in it, not in folders below: "
+    "those too with a glob in quotes, as 'photos/**/*.jpg'"
+)
 
 LABELS_ENDING, OVERLAY_ENDING, FACTS_ENDING = ".labels.png", ".overlay.png", ".json"
 """Of the three files of an image, after its name. A folder's pictures with the first two are no photographs."""
@@ -88,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     from ovseg_model.segment import SegmentOptions
 
     parser = SentenceParser("ovseg segment", description=__doc__, allow_abbrev=False)
-    parser.add_argument("images", nargs="*", help="images, folders of images, or globs; paths or fsspec URLs")
+    parser.add_argument("images", nargs="*", help=PLACES_HELP)
     groups = (InputOptions, SegmentOptions, ModelOptions, FetchOptions)
     for group in groups:
         add_options(parser, group)
@@ -123,13 +129,33 @@ def read_classes(options: InputOptions, synonyms: str) -> Classes:
     if not asked:
         given = f"-file {options.classes_file}" if options.classes_file else f" {options.classes!r}"
         raise UserError(f"--classes{given}: holds no name; give names with commas between, or a file of a name a line")
-    background = _words(options.background) or (((OTHERS,),) if len(asked) == 1 else ())
+    background = _words(options.background) or _others(asked)
     check_distinct([*asked, *background])
     return Classes((*asked, *background), len(asked))
 
 
+def _others(asked: ClassNames) -> ClassNames:
+    """The background of a single class; raises UserError where it is called so itself."""
+    if len(asked) != 1:
+        return ()
+    if OTHERS in asked[0]:
+        raise UserError(
+            f"--classes: a single class competes with a background that is called {OTHERS!r} too; give another name, or "
+            "what it is to compete with by --background"
+        )
+    return ((OTHERS,),)
+
+
 def _words(text: str) -> ClassNames:
-    """Classes with commas between, their names with | between."""
+    """Classes with commas between, their names with | between.
+
+    Raises:
+        UserError: it holds a semicolon, which parts nothing: one class would be made of all.
+    """
+    if ";" in text:
+        raise UserError(
+            f"class names {text!r}: classes have commas between them, names of one class |; got a semicolon"
+        )
     classes = [tuple(name.strip() for name in part.split("|") if name.strip()) for part in text.split(",")]
     return tuple(names for names in classes if names)
 
@@ -181,9 +207,19 @@ def _images_at(place: str) -> list[str]:
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{place}: cannot be listed ({error})") from error
     if not found:
-        endings = ", ".join(IMAGE_ENDINGS)
-        raise UserError(f"{place}: there is no image; wanted a file, or a folder or glob of files with {endings}")
+        raise UserError(_nothing_at(place, file_system.exists(path) or has_magic(path)))
     return found if is_local else [file_system.unstrip_protocol(each) for each in found]
+
+
+def _nothing_at(place: str, is_there: bool) -> str:
+    """Why a place has no image."""
+    if not is_there:
+        return f"{place}: does not exist; wanted a file, or a folder or glob of images"
+    endings = ", ".join(IMAGE_ENDINGS)
+    return (
+        f"{place}: there is no image; wanted a file, or a folder or glob of files with {endings}; folders below a "
+        f"folder are not looked into: that is '{place.rstrip('/')}/**/*.jpg'"
+    )
 
 
 def _listed_images(file_system: fsspec.AbstractFileSystem, path: str) -> list[str]:

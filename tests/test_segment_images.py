@@ -299,6 +299,15 @@ def test_folders_and_globs_are_photographs_in_order(tmp_path):
     assert find_images([f"{tmp_path}/./notes.txt"]) == [str(tmp_path / "notes.txt")]
 
 
+def test_folders_below_are_looked_into_by_a_glob_only(tmp_path):
+    for name in ("a.jpg", "below/b.jpg", "below/further/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.jpg")]
+    assert find_images([f"{tmp_path}/**/*.jpg"]) == [str(tmp_path / name) for name in ("a.jpg", "below/b.jpg")]
+    assert len(find_images([f"{tmp_path}/**"])) == 3
+
+
 def test_a_name_with_brackets_is_a_name_first(tmp_path):
     for name in ("photo[1].jpg", "photo1.jpg"):
         (tmp_path / name).write_bytes(b"")
@@ -331,7 +340,11 @@ def test_results_of_two_images_never_share_a_name(tmp_path):
         (["x.jpg", "--classes-file", "nowhere.txt"], "--classes-file nowhere.txt: cannot be read"),
         (["x.jpg", "--classes", "cat, dog, cat"], "'cat' names two classes"),
         (["x.jpg", "--classes", "cat", "--background", "wall, cat"], "'cat' names two classes"),
-        (["x.jpg", "--classes", "cat"], "x.jpg: there is no image"),
+        (["x.jpg", "--classes", "cat"], "x.jpg: does not exist; wanted a file, or a folder or glob"),
+        (["x*.jpg", "--classes", "cat"], "x*.jpg: there is no image"),
+        ([".", "--classes", "cat"], "folders below a folder are not looked into: that is './**/*.jpg'"),
+        (["x.jpg", "--classes", "others"], "a single class competes with a background that is called 'others' too"),
+        (["x.jpg", "--classes", "cat;dog"], "class names 'cat;dog': classes have commas between them"),
         ([".", "--classes", "cat"], ".: there is no image; wanted a file, or a folder or glob of files with .jpg"),
         (["x.jpg", "--classes", "cat", "--least-score", "2"], "--least-score: wanted 0 to 1, got 2.0"),
         (["x.jpg", "--classes", "cat", "--output", ""], "--output is empty"),
