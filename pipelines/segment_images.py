@@ -140,8 +140,8 @@ def _others(asked: ClassNames) -> ClassNames:
         return ()
     if OTHERS in asked[0]:
         raise UserError(
-            f"--classes: a single class competes with a background that is called {OTHERS!r} too; give another name, or "
-            "what it is to compete with by --background"
+            f"--classes: a single class competes with a background that is called {OTHERS!r} too; give another name, "
+            "or what it is to compete with by --background"
         )
     return ((OTHERS,),)
 

@@ -19,9 +19,10 @@ from ovseg_model.proposals.generator import (
     Resolution,
 )
 from ovseg_model.proposals.network_input import InputSize
-from ovseg_model.proposals.network_weights import NetworkWeights, resolve_network
+from ovseg_model.proposals.network_weights import OVSEG_TYPE, NetworkWeights, resolve_network
 from ovseg_model.proposals.options import option
 from ovseg_model.rle import encode_masks
+from schemas.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,11 @@ class MaskformerOptions:
         "objectness",
         choices=("objectness", "quality"),
         help="what predicted_iou holds: 1 - P(no object), or the mean probability inside the mask",
+    )
+    use_objectness: bool = option(
+        False,
+        help="for ovseg segment and evaluate with a plain checkpoint: 1 - P(no object), spread evenly over the "
+        "classes, is fused with CLIP's probabilities by λ",
     )
     batch: int = option(4, unit="images", minimum=1, help="images a forward; only those of one padded size share one")
     precision: str = option(
@@ -155,8 +161,12 @@ def best_in_order(scores_N: torch.Tensor, most: int) -> torch.Tensor:
 def _resolve(options: MaskformerOptions, device: str, work_folder: str) -> Resolution:
     """Finds or fetches the weights and opens them once, so that ones that do not fit stop the run before it starts."""
     weights = resolve_network(options.weights)
+    if options.use_objectness and weights.model_type == OVSEG_TYPE:
+        raise UserError("mask generator maskformer: use_objectness is for plain checkpoints; this network has classes")
     network = _network(weights, options, device)
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name != "weights"}
+    # Masks as such do not depend on use_objectness: it is told where it was asked for, and older hashes stay.
+    unnamed = {"weights"} | (set() if options.use_objectness else {"use_objectness"})
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in unnamed}
     identity = {"version": VERSION, **weights.fingerprint(), "options": values, "device": network.device.split(":")[0]}
     return Resolution(identity, dataclasses.asdict(weights))
 
@@ -164,7 +174,9 @@ def _resolve(options: MaskformerOptions, device: str, work_folder: str) -> Resol
 def _network(weights: NetworkWeights, options: MaskformerOptions, device: str) -> QueryNetwork:
     from ovseg_model.proposals.query_network import open_network
 
-    return open_network(weights, device, options.precision, options.size, options.batch)
+    return open_network(
+        weights, device, options.precision, options.size, options.batch, use_objectness=options.use_objectness
+    )
 
 
 def _open(options: MaskformerOptions, places: Mapping[str, str], device: str) -> Maskformer:
