@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,18 @@ from ovseg_model.group_metrics import GroupCounts, count_groups
 from ovseg_model.labelled_regions import LabelledImage, LabelledSet, open_labelled_set
 from ovseg_model.read_ahead import read_ahead
 from ovseg_model.region_accuracy import TOP, RegionCounts, best_classes, count_best
+from pipelines.draw_segmentation import per_class_bars
 from pipelines.evaluate_expressions import required_root
-from pipelines.evaluation import RESULT_FILE, EvaluateOptions, Evaluation, clip_notes, predict_in_parts, sha256_of
+from pipelines.evaluation import (
+    BARS_FILE,
+    PER_CLASS_FILE,
+    RESULT_FILE,
+    EvaluateOptions,
+    Evaluation,
+    clip_notes,
+    predict_in_parts,
+    sha256_of,
+)
 from pipelines.open_segmenter import ModelOptions, Models, open_models
 from pipelines.write_tables import RunFolder
 from schemas import UserError
@@ -84,7 +96,7 @@ def evaluate_regions(options: EvaluateOptions, model_options: ModelOptions, fold
             counts += count_best(best_NT, truth_N[:, 0], len(labelled.classes))
     drawn = labelled.classes == NAMES  # of scenes, or of a folder of them
     notes = [*[labelled.warning] * bool(labelled.warning), images_note(labelled), *who(evaluation, drawn)]
-    return told(f"masked regions of {labelled.name}", counts, evaluation, notes)
+    return told(f"masked regions of {labelled.name}", labelled.classes, counts, evaluation, notes)
 
 
 def recognise(images: Iterable[LabelledImage], models: Models, classes: ClassVectors) -> Iterator[list[list[int]]]:
@@ -106,8 +118,11 @@ def images_note(labelled: LabelledSet) -> str:
     return f"all {taken:,} images"
 
 
-def told(title: str, counts: RegionCounts, evaluation: Evaluation, notes: Sequence[str]) -> str:
-    """Writes result.json; returns the text for the screen. notes: what must be said with the numbers."""
+def told(title: str, names: Sequence[str], counts: RegionCounts, evaluation: Evaluation, notes: Sequence[str]) -> str:
+    """Writes result.json, per_class.csv and the bars; returns the text for the screen.
+
+    names: of the classes. notes: what must be said with the numbers.
+    """
     shares = {"top1": counts.top1, f"top{TOP}": counts.top5, "mean_class": counts.mean_class}
     total = int(counts.regions_K.sum())
     plain = {name: None if math.isnan(value) else value for name, value in shares.items()}
@@ -116,9 +131,23 @@ def told(title: str, counts: RegionCounts, evaluation: Evaluation, notes: Sequen
     numbers = {**plain, "count": total}
     result = {"protocol": protocol, "numbers": numbers, "made_by": evaluation.made_by}
     evaluation.folder.write_json(RESULT_FILE, result)
+    evaluation.folder.write(PER_CLASS_FILE, per_class_csv(names, counts))
+    with np.errstate(invalid="ignore"):  # NaN of a class without regions
+        share_K = counts.top1_K / counts.regions_K
+    evaluation.folder.write(BARS_FILE, per_class_bars(names, share_K, f"{title}: top-1 by class", measure="top-1"))
     lines = [*protocol, ""]
     lines += [f"{name:<12}{100 * value:8.2f}" for name, value in shares.items()]
     return "\n".join([*lines, f"result: {evaluation.folder.path()}"])
+
+
+def per_class_csv(names: Sequence[str], counts: RegionCounts) -> bytes:
+    """A row a class: name, regions or images of it, those recognised at first and among the best."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["class", "name", "count", "top1", f"top{TOP}"])
+    columns = (counts.regions_K.tolist(), counts.top1_K.tolist(), counts.top5_K.tolist())
+    writer.writerows(zip(range(len(names)), names, *columns, strict=True))
+    return sink.getvalue().encode()
 
 
 def who(evaluation: Evaluation, drawn: bool = False) -> list[str]:
@@ -152,7 +181,7 @@ def evaluate_image_folder(options: EvaluateOptions, model_options: ModelOptions,
     for image, best in predict_in_parts(evaluation, images, predict, "images"):
         counts += count_best(np.array([best]), np.array([image.label]), len(found.classes))
     notes = [f"the first {len(images):,} of {len(found.images):,} images"] * (len(images) < len(found.images))
-    return told(f"whole images of {found.root}", counts, evaluation, [*notes, *who(evaluation)])
+    return told(f"whole images of {found.root}", found.classes, counts, evaluation, [*notes, *who(evaluation)])
 
 
 def whole_image_reader(models: Models) -> Callable[[str], Any]:

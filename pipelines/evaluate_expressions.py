@@ -6,39 +6,28 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ovseg_model import rle
-from ovseg_model.class_embeddings import templates_title
 from ovseg_model.datasets.dataset_files import read_image
-from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
-from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
+from ovseg_model.datasets.referring import ReferringSample, open_referring_benchmark
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.soft import frame_title
 from pipelines.evaluation import (
-    DROPS_FILE,
-    RESULT_FILE,
     EvaluateOptions,
     Evaluation,
     Outcome,
-    clip_notes,
     predict_in_parts,
-    sha256_of,
 )
+from pipelines.expression_report import OTHERS, Answer, finish, identity_of, samples_of
 from pipelines.open_segmenter import ModelOptions, Models, open_models
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.proposals.soft import SoftProposals
-
-Answer = dict[str, Any]
-"""What is stored of an expression: mask, COCO RLE or None where no proposal answers; failed, why there are none."""
-
-OTHERS = "others"
-"""The text that an expression is weighed against where the answer is a union, as in OVSeg's demo of one class."""
 
 VERSION = 1
 """Raised whenever the same options begin to give other answers."""
@@ -72,9 +61,8 @@ def evaluate_expressions(
     name, _, split = options.benchmark.partition(":")
     benchmark = open_referring_benchmark(name)
     split = split or benchmark.default_split
-    samples = benchmark.find_samples(required_root(options), split)[: options.limit or None]
-    warning = benchmark.count_warning(split, samples)
-    samples = in_order_of_images(samples)
+    root = required_root(options)
+    samples, warning = samples_of(benchmark, root, split, options.limit)
     models = open_models(one_prompt(model_options, given), folder.path(".work"))
     answering = Answering(options.answer, options.union_threshold, mask_threshold)
     made_by = {
@@ -82,7 +70,7 @@ def evaluate_expressions(
         "benchmark": benchmark.name,
         "split": split,
         "limit": options.limit,
-        "samples": sha256_of([(sample.name, sample.text, Path(sample.image).name) for sample in samples]),
+        "samples": identity_of(samples),
         "answer": options.answer,
         "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
@@ -90,26 +78,15 @@ def evaluate_expressions(
         "frame": frame_title(models.network),
         "meaningless": models.meaningless,
     }
-    evaluation = Evaluation(folder, made_by)
+    evaluation = Evaluation(folder, made_by, root=str(root.resolve()))
     evaluation.begin()
     answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
-    counts = {group: MaskCounts() for group in ("", *benchmark.groups)}
-    drops = []
-    for sample, answered in answers:
-        one = score_answer(sample, answered["mask"])
-        for group in {"", sample.group}:
-            counts[group] += one
-        if answered["failed"]:
-            drops.append({"sample": sample.name, **answered["failed"]})
-    result = {
-        "protocol": [*[warning] * bool(warning), *protocol(benchmark, made_by, len(drops))],
-        "numbers": {group or "all": numbers(each) for group, each in counts.items()},
-        "failed": len(drops),
-        "made_by": made_by,
-    }
-    folder.write_json(DROPS_FILE, drops)
-    folder.write_json(RESULT_FILE, result)
-    return Outcome(text_of(result, folder), failed=len(drops) == len(samples))
+    return finish(benchmark, answers, made_by, warning, folder)
+
+
+def one_prompt(options: ModelOptions, given: Collection[str]) -> ModelOptions:
+    """The options with the expression itself as the prompt, but where templates were given: it is no class name."""
+    return options if "templates" in given else replace(options, templates="{}")
 
 
 def required_root(options: EvaluateOptions) -> Path:
@@ -124,14 +101,6 @@ def required_root(options: EvaluateOptions) -> Path:
     if not root.is_dir():
         raise UserError(f"--root {root}: is no folder; give the one that holds the files of {options.benchmark}")
     return root
-
-
-def in_order_of_images(samples: Sequence[ReferringSample]) -> list[ReferringSample]:
-    """Samples with those of an image together, images in the order in which they first come."""
-    first: dict[str, int] = {}
-    for sample in samples:
-        first.setdefault(sample.image, len(first))
-    return sorted(samples, key=lambda sample: first[sample.image])
 
 
 def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
@@ -203,66 +172,3 @@ def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, a
     if cosine_TN.shape[1]:
         chosen_TN[np.arange(len(chosen_TN)), cosine_TN.argmax(axis=1)] = True
     return chosen_TN
-
-
-def score_answer(sample: ReferringSample, predicted: dict[str, Any] | None) -> MaskCounts:
-    """The counts of one answer; None is an empty mask."""
-    truth_HW = rle.decode_masks([sample.mask])[0]
-    predicted_HW = rle.decode_masks([predicted])[0] if predicted else np.zeros_like(truth_HW)
-    return count_mask(predicted_HW, truth_HW, rle.decode_masks([sample.ignore])[0] if sample.ignore else None)
-
-
-def numbers(counts: MaskCounts) -> dict[str, float | int | None]:
-    """Shares of 1; null of no sample."""
-    precisions = {f"p_at_{round(10 * each):02}": counts.precision_at(each) for each in THRESHOLDS}
-    shares = {"ciou": counts.ciou, "giou": counts.giou, **precisions}
-    return {"samples": counts.samples, **{name: each if counts.samples else None for name, each in shares.items()}}
-
-
-def one_prompt(options: ModelOptions, given: Collection[str]) -> ModelOptions:
-    """The options with the expression itself as the prompt, but where templates were given: it is no class name."""
-    return options if "templates" in given else replace(options, templates="{}")
-
-
-def protocol(benchmark: ReferringBenchmark, made_by: dict[str, Any], failed: int) -> list[str]:
-    """The sentences without which the numbers say nothing: what ran, and nothing that could have."""
-    models = made_by["models"]
-    return [
-        f"{benchmark.title}, split {made_by['split']}"
-        + (f", the first {made_by['limit']:,} expressions" if made_by["limit"] else ""),
-        f"masks {models['proposals']['generator']}, mask threshold {made_by['mask_threshold']:g}, "
-        f"CLIP {models['clip']['name']} alone, {templates_title(models['templates'])}",
-        f"test resolution: {made_by['frame']}",
-        f"{how_asked(models['templates'])}; {how_answered(made_by)}.",
-        benchmark.notes,
-        *clip_notes(models["clip"], made_by["meaningless"], drawn=False),
-        *([f"proposals failed of {failed:,} expressions, which count as unanswered: {DROPS_FILE}"] if failed else []),
-    ]
-
-
-def how_asked(templates: Sequence[str]) -> str:
-    """What becomes of an expression before CLIP reads it."""
-    if len(templates) == 1:
-        return "The expression is one prompt"
-    return f"The expression is put into {len(templates)} prompts, whose vectors are averaged"
-
-
-def how_answered(made_by: dict[str, Any]) -> str:
-    """What the answer is."""
-    if made_by["answer"] == "union":
-        threshold = made_by["union_threshold"]
-        return f'the answer is the union of proposals whose probability against "{OTHERS}" is above {threshold:g}'
-    return "the answer is the single proposal of highest cosine"
-
-
-def text_of(result: dict[str, Any], folder: RunFolder) -> str:
-    """The result for the screen, in percent."""
-    lines = [*result["protocol"], "", f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}"]
-    for group, values in result["numbers"].items():
-        shares = "".join(f"{_percent(values[name]):>8}" for name in ("ciou", "giou", "p_at_05"))
-        lines.append(f"{group:<12}{values['samples']:>12,}{shares}")
-    return "\n".join([*lines, f"result: {folder.path()}"])
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"

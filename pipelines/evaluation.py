@@ -20,6 +20,10 @@ Item = TypeVar("Item")
 EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
 PREDICTIONS = "predictions"
 
+PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
+SHOWN = 4
+"""Images, or expressions, of lowest and of highest score that are drawn."""
+
 ITEMS_PER_PART = 256
 """Items whose predictions stand in one file: what a crash loses."""
 
@@ -76,6 +80,9 @@ class Evaluation:
     made_by: dict[str, Any] = field(hash=False)
     """All that decides a prediction, plain values."""
 
+    root: str | None = None
+    """Where the data set was found, so that stored predictions can be scored again; it decides nothing."""
+
     def begin(self) -> None:
         """Writes down what the predictions are of, or finds that the folder holds just these.
 
@@ -90,7 +97,7 @@ class Evaluation:
                     f"--output {self.folder.url}: holds predictions of another {', '.join(changed)}; give another one"
                 )
             return
-        self.folder.write_json(EVALUATION_FILE, {"made_by": wanted})
+        self.folder.write_json(EVALUATION_FILE, {"made_by": wanted} | ({"root": self.root} if self.root else {}))
 
 
 def sha256_of(values: Any) -> str:

@@ -16,25 +16,28 @@ from ovseg_model.class_embeddings import templates_title
 from ovseg_model.datasets.benchmark import LabelMapBenchmark, check_count, open_benchmark_split
 from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
-from pipelines.evaluation import DROPS_FILE, RESULT_FILE, Outcome, clip_notes
+from pipelines.evaluation import (
+    BARS_FILE,
+    DROPS_FILE,
+    PER_CLASS_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    SHOWN,
+    Outcome,
+    clip_notes,
+)
 from pipelines.score_predictions import Scores, ScoringJob, read_prediction
 from pipelines.write_tables import RunFolder
-from schemas import UserError
 
-PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
 SCENES = "scenes"
-SHOWN = 4
-"""Images of lowest and of highest score that are drawn."""
 
 
 def job_of(folder: RunFolder, made_by: dict[str, Any]) -> ScoringJob:
     """The samples of a stored evaluation, found again.
 
     Raises:
-        UserError: it is of no label-map benchmark, or the files are not there.
+        UserError: the files are not there.
     """
-    if "oracle" not in made_by:
-        raise UserError(f"{folder.url}: is an evaluation of {made_by['benchmark']}, which needs no second scoring")
     benchmark, split = open_benchmark_split(f"{made_by['benchmark']}:{made_by['split']}")
     root = Path(made_by["root"]) if made_by["root"] else None
     samples = tuple(benchmark.find_samples(root, split))
@@ -53,7 +56,8 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
     folder.write_json(RESULT_FILE, result)
     folder.write(PER_CLASS_FILE, per_class_csv(benchmark, names, scores, iou_K))
     seen_K = seen_classes_of(benchmark)
-    folder.write(BARS_FILE, per_class_bars(names, iou_K, f"{benchmark.title}: IoU by class", seen_K))
+    title, present_K = f"{benchmark.title}: IoU by class", scores.counts.truth_pixels() > 0
+    folder.write(BARS_FILE, per_class_bars(names, iou_K, title, seen_K, present_K))
     folder.write(SAMPLES_FILE, draw_samples(job, benchmark, scores, names))
     return Outcome(result_text(result, folder), failed=failed == len(job.samples))
 

@@ -1,4 +1,4 @@
-"""Stored predictions of a label-map benchmark scored: in this process, or by Beam at scale, with equal counts.
+"""Stored predictions scored: label maps in this process, or by Beam at scale, with equal counts; expressions here.
 
 `ovseg score --output EVALUATION --runner FnApiRunner` counts again what `ovseg evaluate` predicted there, and writes
 the result anew.
@@ -19,7 +19,7 @@ from ovseg_model.datasets.benchmark import LabelledSample, LabelMapBenchmark, op
 from ovseg_model.label_png import read_label_png
 from ovseg_model.metrics import RunningCounts, SegmentationCounts
 from ovseg_model.read_ahead import read_ahead
-from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
+from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS, Outcome
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
@@ -163,9 +163,8 @@ def main(argv: Sequence[str]) -> int:
     """Scores and prints; `argv` begins with the verb.
 
     Raises:
-        UserError: the folder holds no label-map evaluation, or a prediction is missing.
+        UserError: the folder holds no evaluation of label maps or expressions, or a prediction is missing.
     """
-    from pipelines.label_map_report import finish, job_of
     from pipelines.mine_pairs import check_beam_arguments
 
     parser = SentenceParser("ovseg score", description=__doc__, allow_abbrev=False)
@@ -178,9 +177,34 @@ def main(argv: Sequence[str]) -> int:
     folder = open_run_folder(options.output)
     if not folder.has(EVALUATION_FILE):
         raise UserError(f"--output {options.output}: there is no {EVALUATION_FILE}; predict with ovseg evaluate first")
-    made_by = folder.read_json(EVALUATION_FILE)["made_by"]
-    job = job_of(folder, made_by)
-    scores = score_plain(job) if options.runner == "plain" else score_with_beam(job, options.runner, unknown)
-    outcome = finish(job, scores, made_by)
+    stored = folder.read_json(EVALUATION_FILE)
+    if "root" in stored and options.runner != "plain" and "runner" in vars(namespace):
+        raise UserError("--runner: expressions are scored in this process; leave it away, or give plain")
+    outcome = score_again(folder, stored, options.runner, unknown)
     print(outcome.text)
     return int(outcome.failed)
+
+
+def score_again(folder: RunFolder, stored: dict[str, Any], runner: str, beam_arguments: Sequence[str]) -> Outcome:
+    """Scores what an evaluation stored; label maps on a runner, expressions in this process.
+
+    stored: its evaluation.json.
+
+    Raises:
+        UserError: it is of a benchmark without either, or a prediction is missing.
+    """
+    from pipelines import expression_report
+    from pipelines.label_map_report import finish, job_of
+
+    made_by = stored["made_by"]
+    if "root" in stored:
+        return expression_report.score_again(folder, stored)
+    if "oracle" not in made_by:
+        raise UserError(
+            f"{folder.url}: is an evaluation of {made_by['benchmark']}; its stored answers are counted again by the "
+            "same ovseg evaluate command, which predicts nothing twice"
+        )
+    job = job_of(folder, made_by)
+    scores = score_plain(job) if runner == "plain" else score_with_beam(job, runner, beam_arguments)
+    write_scores(folder, scores)
+    return finish(job, scores, made_by)

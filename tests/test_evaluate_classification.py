@@ -37,6 +37,13 @@ def test_regions_of_drawn_scenes(tmp_path, capsys):
     assert main([*arguments, *SCENES_CLIP]) == 0
     wanted = {"top1": 1 / 3, "top5": 2 / 3, "mean_class": (1 / 2 + 0) / 2, "count": 3}
     assert result(tmp_path)["numbers"] == pytest.approx(wanted)
+    rows = (tmp_path / "per_class.csv").read_text().splitlines()
+    assert rows[0] == "class,name,count,top1,top5"
+    assert [row.split(",")[2:] for row in (rows[1], rows[4], rows[2])] == [["1", "0", "0"], ["2", "1", "2"], ["0"] * 3]
+    assert (tmp_path / "per_class.png").read_bytes()[:4] == b"\x89PNG"
+    capsys.readouterr()
+    assert main(["score", "--output", str(tmp_path)]) == 2
+    assert "is an evaluation of regions; its stored answers are counted again by the same" in capsys.readouterr().err
 
 
 def test_regions_are_of_all_images_unless_a_limit_is_given(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,8 @@ from ovseg_model.proposals.soft import HardProposals
 from ovseg_model.rle import encode_masks
 from pipelines import evaluate_expressions
 from pipelines.command_line import main
-from pipelines.evaluate_expressions import Answering, choose, how_answered, how_asked, one_prompt, score_answer
+from pipelines.evaluate_expressions import Answering, choose, one_prompt
+from pipelines.expression_report import Answered, how_answered, how_asked, mask_map, score_answer, sum_of
 from pipelines.open_segmenter import ModelOptions, Models
 
 TEXTS = {"left man": (1, 0, 0), "man in the corner": (0, 1, 0), "edge": (0.6, 0.8, 0), "others": (1, 1, 1)}
@@ -165,6 +166,43 @@ def test_answers_that_are_stored_are_not_given_again(tmp_path, generator):
     assert evaluate("refcoco:testA", root, out) == 0
     assert generator.asked == [IMAGE]
     assert result(out)["numbers"]["all"]["ciou"] == pytest.approx(6 / 22)
+
+
+def test_stored_answers_are_scored_again_without_a_model(tmp_path, generator, monkeypatch, capsys):
+    root, out = write_refer(tmp_path / "data"), tmp_path / "out"
+    assert evaluate("refcoco:testA", root, out) == 0
+    assert (out / "worst_and_best.png").read_bytes()[:4] == b"\x89PNG"
+    first = (out / "result.json").read_bytes()
+    monkeypatch.setattr(evaluate_expressions, "open_models", lambda *_: pytest.fail("a model was opened"))
+    for runner in ((), ("--runner", "plain")):
+        (out / "result.json").unlink()
+        assert main(["score", "--output", str(out), *runner]) == 0
+        assert (out / "result.json").read_bytes() == first
+    assert "\nall                    3   45.45   56.67   66.67\n" in capsys.readouterr().out
+    assert main(["score", "--output", str(out), "--runner", "FnApiRunner"]) == 2
+    assert "--runner: expressions are scored in this process" in capsys.readouterr().err
+    (out / "predictions/part-00000.json").unlink()
+    assert main(["score", "--output", str(out)]) == 2
+    assert "there is no answer to" in capsys.readouterr().err
+    write_refer(root, references=[*REFERENCES, reference(3, "testA", 71, (9, "one more"))])
+    assert main(["score", "--output", str(out)]) == 2
+    assert "has other expressions than those that" in capsys.readouterr().err
+
+
+def test_a_mask_is_a_map_of_one_class():
+    mask = encode_masks(np.array([[[True, False]]]))[0]
+    assert mask_map(mask, (1, 2)).tolist() == [[0, 65535]]
+    assert mask_map(None, (1, 2)).tolist() == [[65535, 65535]]
+
+
+def test_groups_add_what_is_theirs():
+    whole = encode_masks(np.ones((1, 2, 3), bool))[0]
+    scored = [
+        Answered(ReferringSample("a", "a.jpg", "x", whole, group=group), {}, score_answer(sample, answer))
+        for group, answer in (("short", whole), ("long", None))
+        for sample in (ReferringSample("a", "a.jpg", "x", whole),)
+    ]
+    assert [sum_of(scored, group).ciou for group in ("", "short", "long")] == [0.5, 1.0, 0.0]
 
 
 def test_answers_of_another_question_are_refused(tmp_path, generator, capsys):
