@@ -5,11 +5,14 @@
 Label maps are drawn, 512 x 683, five of each kind: "regions" as a segmenter makes them, truth with smooth borders, the
 prediction at a quarter of the resolution, stretched, with other borders and a third of the pixels wrong; "blocks";
 and "noise", a quarter of the pixels wrong one by one, which no segmenter makes and run lengths are worst at. An update
-is one image counted and added to the total. One thread, CPU seconds (others on the machine do not change them), all
-ways in turns within one run, medians. torchmetrics is handed int64 tensors, made before the clock starts, and told not
-to validate; ours is handed the uint16 maps and validates. "ours, each image" makes a matrix for each image and adds it,
-which evaluation does to find the worst and best ones. First all totals are compared: a difference fails the run, as do
-ratios below 8 (torchmetrics) and 1.5 (bincount) on regions and blocks, and noise slower than bincount.
+is one image counted and added to the total: "ours". "ours, with each image's score" is what evaluation runs: the
+image's own mean IoU comes with it, by which the worst and best ones are found. One thread, CPU seconds (others on the
+machine do not change them), all ways in turns within one run, medians. torchmetrics is handed int64 tensors, made
+before the clock starts, and told not to validate; ours is handed the uint16 maps and validates. First all totals are
+compared: a difference fails the run.
+
+The bars are 8x torchmetrics and 1.5x bincount, for both of our ways, on regions and blocks. Noise is the exception:
+there "ours" may only not be slower than bincount, 8x torchmetrics is not reached, and scores of images have no bar.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from scipy.ndimage import gaussian_filter
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ovseg_model.datasets.benchmark import IGNORE
-from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels
+from ovseg_model.metrics import RunningCounts, count_images
 
 HEIGHT, WIDTH = 512, 683
 IMAGES = 5
@@ -42,7 +45,7 @@ REGIONS = 14
 BARS = {"torchmetrics": 8, "numpy bincount": 1.5}
 NOISE_BARS = {"numpy bincount": 1}
 FAILED = "benchmark failed:"
-OURS = "ours"
+OURS, OURS_WITH_SCORES = "ours", "ours, with each image's score"
 
 Maps = tuple[np.ndarray, np.ndarray]
 """Prediction and truth, uint16 (H, W)."""
@@ -100,10 +103,12 @@ def our_total(maps: Sequence[Maps], classes: int) -> np.ndarray:
     return count_images(maps, classes).confusion_KP[:, 1:]
 
 
-def our_sum(maps: Sequence[Maps], classes: int) -> np.ndarray:
-    """Counted one by one and added."""
-    counts = (count_pixels(prediction_HW, truth_HW, classes) for prediction_HW, truth_HW in maps)
-    return sum(counts, SegmentationCounts.zero(classes)).confusion_KP[:, 1:]
+def our_scores(maps: Sequence[Maps], classes: int) -> np.ndarray:
+    """The same with each image's own score, as `ovseg evaluate` and `ovseg score` count."""
+    counts = RunningCounts(classes)
+    for pair in maps:
+        counts.add(*pair)
+    return counts.total().confusion_KP[:, 1:]
 
 
 def bincount_total(maps: Sequence[Maps], classes: int) -> np.ndarray:
@@ -141,7 +146,7 @@ def measure(kind: str, classes: int, repeats: int) -> Iterator[str]:
     tensors = [tuple(torch.from_numpy(each.astype(np.int64)) for each in pair) for pair in maps]
     ways = {
         OURS: lambda: our_total(maps, classes),
-        "ours, each image": lambda: our_sum(maps, classes),
+        OURS_WITH_SCORES: lambda: our_scores(maps, classes),
         "numpy bincount": lambda: bincount_total(maps, classes),
         "torchmetrics": lambda: torchmetrics_total(tensors, classes),
     }
@@ -160,16 +165,17 @@ def changes(maps: Sequence[Maps]) -> float:
     return float(np.mean([(pair[:, 1:] != pair[:, :-1]).any(axis=0).mean() for pair in pairs]))
 
 
-def ratio(spent: dict[str, list[float]], name: str) -> float:
+def ratio(spent: dict[str, list[float]], name: str, ours: str = OURS) -> float:
     """How many times as long as ours a way takes, by medians."""
-    return statistics.median(spent[name]) / statistics.median(spent[OURS])
+    return statistics.median(spent[name]) / statistics.median(spent[ours])
 
 
 def below_bars(kind: str, classes: int, spent: dict[str, list[float]]) -> Iterator[str]:
     """A line for each ratio below its bar."""
-    for name, wanted in (NOISE_BARS if kind == "noise" else BARS).items():
-        if (got := ratio(spent, name)) < wanted:
-            yield f"{FAILED} {kind}, {classes} classes: wanted {wanted}x {name} or more, got {got:.2f}x"
+    for ours in (OURS,) if kind == "noise" else (OURS, OURS_WITH_SCORES):
+        for name, wanted in (NOISE_BARS if kind == "noise" else BARS).items():
+            if (got := ratio(spent, name, ours)) < wanted:
+                yield f"{FAILED} {kind}, {classes} classes, {ours}: wanted {wanted}x {name} or more, got {got:.2f}x"
 
 
 def rows(kind: str, classes: int, runs: float, spent: dict[str, list[float]]) -> Iterator[str]:

@@ -69,6 +69,14 @@ def prompt_templates(name: str) -> tuple[str, ...]:
     return TEMPLATES[name]
 
 
+def templates_title(templates: Sequence[str]) -> str:
+    """Returns what a set of templates is called: its name and size, such as "templates vild (14)", or its texts."""
+    for name, known in TEMPLATES.items():
+        if tuple(templates) == known:
+            return f"templates {name} ({len(known)})"
+    return "template " + ", ".join(repr(each) for each in templates)
+
+
 def average_unit_vectors(vectors_KTD: np.ndarray) -> np.ndarray:
     """Returns the direction of each name's mean vector: every vector normalised, averaged, normalised again.
 

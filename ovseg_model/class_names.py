@@ -38,7 +38,7 @@ class ClassVectors:
         return len(self.starts)
 
     def join(self, values_NV: np.ndarray) -> np.ndarray:
-        """Returns values by class, (N, K), the greatest of its names': cosines, logits or probabilities."""
+        """Returns values by class, (N, K), the greatest of its names': cosines or logits, before a softmax."""
         if len(self.starts) == values_NV.shape[1]:
             return values_NV
         return np.maximum.reduceat(values_NV, self.starts, axis=1)

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovseg_model.datasets.benchmark import IGNORE, LABEL_MAP_BENCHMARKS, LabelMapBenchmark, open_label_map_benchmark
+from ovseg_model.datasets.benchmark import (
+    IGNORE,
+    LABEL_MAP_BENCHMARKS,
+    LabelMapBenchmark,
+    check_count,
+    open_label_map_benchmark,
+)
 from ovseg_model.datasets.coco_instances import CocoAnnotation, CocoImage, CocoInstances, read_instances
 from ovseg_model.datasets.dataset_files import read_image, require_files
 from ovseg_model.datasets.scene_check import SIZE_PX
@@ -26,6 +32,9 @@ from ovseg_model.rle import Rle, areas_px, decode_masks
 from schemas.errors import UserError
 
 SCENES, COCO = "scenes", "coco"
+
+DRAWN_IMAGES = 2_000
+"""Drawn scenes that are taken where no limit is given: they have no end."""
 
 FORMS = (
     f"{SCENES}, {SCENES}:ink, {COCO}:INSTANCES.json:IMAGES_FOLDER, BENCHMARK@ROOT (BENCHMARK one of "
@@ -55,17 +64,32 @@ class LabelledSet:
 
     name: str
     classes: tuple[str, ...]
-    images: Callable[[], Iterator[LabelledImage]]
+    samples: tuple[str, ...]
+    """Names of the images that are taken, in order."""
+
+    there: int | None
+    """Images that could be taken; None of drawn scenes, which have no end."""
+
+    read: Callable[[int], LabelledImage]
+    """The image of a position in `samples`. Raises UserError for files that are missing or wrong."""
+
+    warning: str | None = None
+    """What must be said of the number of images that are there."""
+
+    def images(self) -> Iterator[LabelledImage]:
+        """Yields the images in order, each read as it is asked for."""
+        return map(self.read, range(len(self.samples)))
 
 
-def open_labelled_set(name: str, limit: int) -> LabelledSet:
+def open_labelled_set(name: str, limit: int | None) -> LabelledSet:
     """Returns the labelled set of a name.
 
     name: "scenes", drawn from the test split; "scenes:ink", in the style that the small CLIP has not seen;
     "coco:INSTANCES.json:IMAGES_FOLDER", a region an annotation, crowds left out; "BENCHMARK@ROOT", such as
     "ade20k-150@data", a region for each class that an image has, as in OVSeg's own check while it trains
     (`ade_gt_150cls_val` of its release); or a folder as `ovseg draw-scenes` writes it: images/, instances/ and labels/
-    of the same file names, and classes.json. limit: images, the first in order of name. Raises UserError for a name
+    of the same file names, and classes.json. limit: images, the first in order of name; None
+    takes all, and of drawn scenes DRAWN_IMAGES. Raises UserError for a name
     that is none of them, and for files that are missing or wrong.
     """
     kind, _, rest = name.partition(":")
@@ -79,17 +103,18 @@ def open_labelled_set(name: str, limit: int) -> LabelledSet:
     return _scene_folder(Path(name), limit)
 
 
-def _drawn_scenes(name: str, limit: int) -> LabelledSet:
+def _drawn_scenes(name: str, limit: int | None) -> LabelledSet:
     style = name.partition(":")[2] or STYLES[0]
     if style not in STYLES:
         raise UserError(f"labelled set {name}: wanted one of {', '.join(f'{SCENES}:{each}' for each in STYLES)}")
 
-    def images() -> Iterator[LabelledImage]:
-        for number in numbers("test", limit):
-            scene = draw_scene(number, SIZE_PX, style)
-            yield labelled_image(scene.image_HW3, scene.labels_HW, scene.instances_HW)
+    chosen = numbers("test", limit or DRAWN_IMAGES)
 
-    return LabelledSet(name, NAMES, images)
+    def read(position: int) -> LabelledImage:
+        scene = draw_scene(chosen[position], SIZE_PX, style)
+        return labelled_image(scene.image_HW3, scene.labels_HW, scene.instances_HW)
+
+    return LabelledSet(name, NAMES, tuple(map(str, chosen)), None, read)
 
 
 def labelled_image(image_HW3: np.ndarray, labels_HW: np.ndarray, instances_HW: np.ndarray) -> LabelledImage:
@@ -104,27 +129,27 @@ def labelled_image(image_HW3: np.ndarray, labels_HW: np.ndarray, instances_HW: n
     return LabelledImage(image_HW3, masks_NHW[truth_N != VOID], truth_N[truth_N != VOID])
 
 
-def _scene_folder(folder: Path, limit: int) -> LabelledSet:
+def _scene_folder(folder: Path, limit: int | None) -> LabelledSet:
     from PIL import Image
 
     if not (folder / CLASSES_FILE).is_file():
         raise UserError(f"labelled set {folder}: wanted {FORMS}")
     classes = _class_names(folder / CLASSES_FILE)
-    names = sorted(path.name for path in (folder / IMAGES).glob("*.png"))[:limit]
+    there = sorted(path.name for path in (folder / IMAGES).glob("*.png"))
+    names = there[:limit]
     _require_maps(folder, names)
 
-    def read(kind: str, name: str) -> np.ndarray:
+    def picture(kind: str, name: str) -> np.ndarray:
         try:
-            with Image.open(folder / kind / name) as picture:
-                return np.asarray(picture)
+            with Image.open(folder / kind / name) as opened:
+                return np.asarray(opened)
         except OSError as error:
             raise UserError(f"{folder / kind / name}: cannot be read ({error}); draw the scenes again") from error
 
-    def images() -> Iterator[LabelledImage]:
-        for name in names:
-            yield labelled_image(*(read(kind, name) for kind in (IMAGES, LABELS, INSTANCES)))
+    def read(position: int) -> LabelledImage:
+        return labelled_image(*(picture(kind, names[position]) for kind in (IMAGES, LABELS, INSTANCES)))
 
-    return LabelledSet(str(folder), classes, images)
+    return LabelledSet(str(folder), classes, tuple(names), len(there), read)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
@@ -144,19 +169,22 @@ def _require_maps(folder: Path, names: Sequence[str]) -> None:
             raise UserError(f"labelled set {folder}: {folder / kind / missing} is missing; draw the scenes again")
 
 
-def label_map_regions(benchmark: LabelMapBenchmark, root: Path, limit: int) -> LabelledSet:
+def label_map_regions(benchmark: LabelMapBenchmark, root: Path, limit: int | None) -> LabelledSet:
     """Returns a benchmark's label maps as regions: one a class that an image has, in the order of the classes.
 
     Images of which nothing is labelled have none. Raises UserError for files that are missing, here or once they are
     read.
     """
-    samples = benchmark.find_samples(root)[:limit]
+    there = benchmark.find_samples(root)
+    samples = there[:limit]
 
-    def images() -> Iterator[LabelledImage]:
-        for sample in samples:
-            yield regions_of_classes(benchmark.read_image(sample), benchmark.read_labels(sample))
+    def read(position: int) -> LabelledImage:
+        sample = samples[position]
+        return regions_of_classes(benchmark.read_image(sample), benchmark.read_labels(sample))
 
-    return LabelledSet(f"{benchmark.name}@{root}", benchmark.names(), images)
+    names = tuple(sample.name for sample in samples)
+    warning = check_count(benchmark, len(there))
+    return LabelledSet(f"{benchmark.name}@{root}", benchmark.names(), names, len(there), read, warning)
 
 
 def regions_of_classes(image_HW3: np.ndarray, labels_HW: np.ndarray) -> LabelledImage:
@@ -166,14 +194,14 @@ def regions_of_classes(image_HW3: np.ndarray, labels_HW: np.ndarray) -> Labelled
     return LabelledImage(image_HW3, labels_HW == labels_N[:, None, None], labels_N.astype(np.int64))
 
 
-def _coco(name: str, places: str, limit: int) -> LabelledSet:
+def _coco(name: str, places: str, limit: int | None) -> LabelledSet:
     json_path, _, folder = places.rpartition(":")
     if not json_path or not folder:
         raise UserError(f"labelled set {name}: wanted {COCO}:INSTANCES.json:IMAGES_FOLDER")
     return coco_regions(name, read_instances(Path(json_path)), Path(folder), limit)
 
 
-def coco_regions(name: str, instances: CocoInstances, folder: Path, limit: int) -> LabelledSet:
+def coco_regions(name: str, instances: CocoInstances, folder: Path, limit: int | None) -> LabelledSet:
     """Returns the annotations of a COCO JSON as regions; its categories, in their order, are the classes.
 
     Crowds are left out, as are masks without a pixel and images without a mask: there is nothing to recognise. Raises
@@ -184,11 +212,13 @@ def coco_regions(name: str, instances: CocoInstances, folder: Path, limit: int) 
     places = [str(folder / each.image.file_name) for each in chosen]
     require_files(f"labelled set {name}", places, f"where {instances.path} comes from")
 
-    def images() -> Iterator[LabelledImage]:
-        for each, place in zip(chosen, places, strict=True):
-            yield LabelledImage(_read_as_stated(place, each.image), decode_masks(each.masks), each.truth_N)
+    def read(position: int) -> LabelledImage:
+        each = chosen[position]
+        return LabelledImage(_read_as_stated(places[position], each.image), decode_masks(each.masks), each.truth_N)
 
-    return LabelledSet(name, classes, images)
+    names = tuple(each.image.file_name for each in chosen)
+    there = len(names) if limit is None else len(_annotations_by_image(instances))
+    return LabelledSet(name, classes, names, there, read)
 
 
 class _AnnotatedImage(NamedTuple):
@@ -209,17 +239,22 @@ def _distinct_names(instances: CocoInstances) -> tuple[str, ...]:
 
 def _annotated_images(instances: CocoInstances) -> Iterator[_AnnotatedImage]:
     """Yields images that have a mask, by file name; masks are drawn only as far as they are asked for."""
-    by_image: dict[CocoImage, list[CocoAnnotation]] = {}
-    for annotation in instances.annotations:
-        if not annotation.is_crowd:
-            by_image.setdefault(instances.image_of(annotation), []).append(annotation)
     positions = {category_id: position for position, category_id in enumerate(instances.categories)}
-    for image, regions in sorted(by_image.items()):
+    for image, regions in sorted(_annotations_by_image(instances).items()):
         masks = [instances.mask_of(each) for each in regions]
         truth_N = np.array([_position(positions, instances, each) for each in regions], np.int64)
         seen_N = areas_px(masks) > 0
         if seen_N.any():
             yield _AnnotatedImage(image, list(itertools.compress(masks, seen_N)), truth_N[seen_N])
+
+
+def _annotations_by_image(instances: CocoInstances) -> dict[CocoImage, list[CocoAnnotation]]:
+    """Annotations that are no crowds, by their images."""
+    by_image: dict[CocoImage, list[CocoAnnotation]] = {}
+    for annotation in instances.annotations:
+        if not annotation.is_crowd:
+            by_image.setdefault(instances.image_of(annotation), []).append(annotation)
+    return by_image
 
 
 def _position(positions: Mapping[int, int], instances: CocoInstances, annotation: CocoAnnotation) -> int:

@@ -118,8 +118,58 @@ def count_images(maps: Iterable[tuple[np.ndarray, np.ndarray]], classes: int) ->
     pixels = np.zeros((classes + 1) ** 2, np.int64)
     for prediction_HW, truth_HW in maps:
         _check_maps(prediction_HW, truth_HW)
-        _add_pixels(pixels, prediction_HW.ravel(), truth_HW.ravel(), classes)
-    # The first row is what the truth ignores.
+        np.add.at(pixels, *_runs(prediction_HW.ravel(), truth_HW.ravel(), classes))
+    return _counts(pixels, classes)
+
+
+class RunningCounts:
+    """Images counted one by one: their sum, and each one's own score, without a K x K matrix an image."""
+
+    def __init__(self, classes: int) -> None:
+        """classes: K."""
+        self._classes = classes
+        self._pixels = np.zeros((classes + 1) ** 2, np.int64)
+
+    def add(self, prediction_HW: np.ndarray, truth_HW: np.ndarray) -> float:
+        """Adds an image and returns its own `miou_present`, 0 to 1; NaN where all is ignored.
+
+        The maps, and what is raised: as `count_pixels`.
+        """
+        _check_maps(prediction_HW, truth_HW)
+        cells_R, pixels_R = _runs(prediction_HW.ravel(), truth_HW.ravel(), self._classes)
+        if len(cells_R) > MOST_RUNS * truth_HW.size:
+            return self._add_matrix(cells_R, pixels_R)
+        np.add.at(self._pixels, cells_R, pixels_R)
+        truth_R = cells_R // (self._classes + 1)
+        prediction_R = (cells_R - truth_R * (self._classes + 1)) * (truth_R > 0)
+        hit_R = truth_R * (truth_R == prediction_R)
+        return self._miou(*(self._sum(positions_R, pixels_R) for positions_R in (truth_R, prediction_R, hit_R)))
+
+    def _add_matrix(self, cells_R: np.ndarray, pixels_R: np.ndarray) -> float:
+        """The same by a matrix, which costs less where nearly every pixel is a run."""
+        image = np.zeros_like(self._pixels)
+        np.add.at(image, cells_R, pixels_R)
+        self._pixels += image
+        counts = _counts(image, self._classes)
+        return self._miou(counts.truth_pixels(), counts.predicted_pixels(), counts.hit_pixels())
+
+    def _sum(self, positions_R: np.ndarray, pixels_R: np.ndarray) -> np.ndarray:
+        """Pixels of each class, int64; those at position 0 have no label."""
+        pixels = np.zeros(self._classes + 1, np.int64)
+        np.add.at(pixels, positions_R, pixels_R)
+        return pixels[1:]
+
+    @staticmethod
+    def _miou(truth_K: np.ndarray, predicted_K: np.ndarray, hits_K: np.ndarray) -> float:
+        return _mean(_ratio(hits_K, truth_K + predicted_K - hits_K)[truth_K > 0])
+
+    def total(self) -> SegmentationCounts:
+        """The counts of all images so far."""
+        return _counts(self._pixels.copy(), self._classes)
+
+
+def _counts(pixels: np.ndarray, classes: int) -> SegmentationCounts:
+    """The counts of flat cells, whose first row is what the truth ignores."""
     return SegmentationCounts(pixels.reshape(classes + 1, classes + 1)[1:])
 
 
@@ -131,18 +181,20 @@ def _check_maps(prediction_HW: np.ndarray, truth_HW: np.ndarray) -> None:
         raise ValueError(f"prediction: wanted (H, W) {truth_HW.shape} as the truth, got {prediction_HW.shape}")
 
 
-def _add_pixels(pixels: np.ndarray, prediction: np.ndarray, truth: np.ndarray, classes: int) -> None:
-    """Adds one image to `pixels`, whose cell t * (K + 1) + p is of the positions t and p; maps are flat, L pixels."""
+def _runs(prediction: np.ndarray, truth: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of one image and their pixels, int64 (R,): cell t * (K + 1) + p is of the positions t and p; maps are flat.
+
+    A cell may come again and again: one a run of pixels alike, or one a pixel where runs are short.
+    """
     changes = truth[1:] != truth[:-1]
     changes |= prediction[1:] != prediction[:-1]
     if np.count_nonzero(changes) > MOST_RUNS * truth.size:
-        np.add.at(pixels, _cells(prediction, truth, classes), 1)
-        return
+        return _cells(prediction, truth, classes), np.broadcast_to(np.int64(1), truth.size)
     # A map without pixels has no run either.
     starts_R = np.concatenate([np.zeros(min(truth.size, 1), np.int64), np.flatnonzero(changes) + 1])
     lengths_R = np.diff(starts_R, append=truth.size)
     # Not bincount: it would make K x K numbers of its own, and weigh in floating point.
-    np.add.at(pixels, _cells(prediction[starts_R], truth[starts_R], classes), lengths_R)
+    return _cells(prediction[starts_R], truth[starts_R], classes), lengths_R
 
 
 def _cells(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:

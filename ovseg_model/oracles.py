@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ovseg_model.proposals.generator import ImageInput
-from ovseg_model.proposals.soft import SoftProposals
+from ovseg_model.proposals.soft import OWN_SIZE, SoftProposals
 from ovseg_model.segment import ScoredProposals, hard_masks
 
 ORACLES = ("", "masks", "labels")
@@ -23,6 +23,8 @@ class TruthMasks:
 
     name = "truth"
     batch_size = 8
+    gives_probabilities = False
+    frame = OWN_SIZE
 
     def __init__(self, read_labels: Callable[[str], np.ndarray], ignore: int) -> None:
         """read_labels: the label map of an image by its id, integers (H, W). ignore: the label that is no class."""

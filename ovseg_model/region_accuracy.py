@@ -1,6 +1,6 @@
 """Zero-shot accuracy on labelled regions: counts that add over batches, workers and restarts; one division at the end.
 
-Array names end in their axes: N regions, K classes.
+Array names end in their axes: N regions, K classes, T best ones.
 """
 
 from __future__ import annotations
@@ -59,9 +59,17 @@ class RegionCounts:
 
 def count_regions(cosine_NK: np.ndarray, truth_N: np.ndarray) -> RegionCounts:
     """Returns the counts of regions whose true classes, by number, are known; N may be 0."""
-    classes = cosine_NK.shape[1]
+    return count_best(best_classes(cosine_NK), truth_N, cosine_NK.shape[1])
+
+
+def best_classes(cosine_NK: np.ndarray) -> np.ndarray:
+    """Returns the TOP best classes of each region, best first, int64 (N, T); all of them where there are fewer."""
     # A stable sort of the negated scores: of equal classes the lower number stands first.
-    best_NT = np.argsort(-cosine_NK, axis=1, kind="stable")[:, :TOP]
+    return np.argsort(-cosine_NK, axis=1, kind="stable")[:, :TOP]
+
+
+def count_best(best_NT: np.ndarray, truth_N: np.ndarray, classes: int) -> RegionCounts:
+    """Returns the counts of regions by what `best_classes` says of them; N may be 0."""
     hit_NT = best_NT == truth_N[:, None]
     hits = hit_NT[:, 0], hit_NT.any(axis=1)
     counts = (np.bincount(truth_N[chosen], minlength=classes) for chosen in (slice(None), *hits))

@@ -177,13 +177,24 @@ def score_parts(
         clip = [np.ones((len(masks), classes.count), np.float32) for masks in hard]
     parts = zip(proposed, hard, valid, clip, strict=True)
     return [
-        ScoreParts(each.masks_Nhw, masks, good, _joined(each.class_probability_NK, classes), q_NK)
+        ScoreParts(each.masks_Nhw, masks, good, network_probability(each.class_probability_NK, classes), q_NK)
         for each, masks, good, q_NK in parts
     ]
 
 
-def _joined(probability_NV: np.ndarray | None, classes: ClassVectors) -> np.ndarray | None:
-    return None if probability_NV is None else classes.join(probability_NV)
+def network_probability(probability_NV: np.ndarray | None, classes: ClassVectors) -> np.ndarray | None:
+    """Returns the network's probability of each class, p, float32 (N, K): as if logits were joined before the softmax.
+
+    probability_NV: of each name, without "no object", which is what a row lacks of 1; None stays None. A softmax over
+    the best name of each class and "no object" is their probabilities over their sum: the logits are not needed. A
+    class of many names loses nothing to itself, as in `clip_probability`.
+    """
+    if probability_NV is None or classes.count == probability_NV.shape[1]:
+        return probability_NV
+    best_NK = classes.join(probability_NV)
+    no_object_N1 = np.maximum(0, 1 - probability_NV.sum(axis=1, keepdims=True))
+    total_N1 = best_NK.sum(axis=1, keepdims=True) + no_object_N1
+    return np.divide(best_NK, total_N1, out=np.zeros_like(best_NK), where=total_N1 > 0)
 
 
 def fuse_scores(parts: ScoreParts, options: SegmentOptions) -> ScoredProposals:

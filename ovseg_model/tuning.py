@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ovseg_model.class_names import ClassVectors
+from ovseg_model.label_png import UNLABELLED
 from ovseg_model.metrics import SegmentationCounts, count_images, segmentation_result
-from ovseg_model.proposals.generator import ImageInput
+from ovseg_model.proposals.generator import ImageInput, ProposalError
 from ovseg_model.proposals.soft import SoftProposals
 from ovseg_model.segment import Segmenter, fuse_scores, label_map, score_parts
 from schemas.errors import UserError
@@ -36,6 +37,20 @@ Point = tuple[float, float]
 """Mask threshold and λ."""
 
 
+NOTHING_TO_TUNE = (
+    "--tune-on: the masks are hard and come without class probabilities, so nothing depends on λ or the mask "
+    "threshold; leave it away, or take a proposal network"
+)
+
+
+class _Row(NamedTuple):
+    """An image with its truth and its proposals."""
+
+    image: ImageInput
+    truth_HW: np.ndarray
+    proposed: SoftProposals | ProposalError
+
+
 def tune(
     segmenter: Segmenter,
     batches: Iterable[tuple[Sequence[ImageInput], Sequence[np.ndarray]]],
@@ -44,33 +59,43 @@ def tune(
     """Returns all points of the grid with their mIoU U, best first; ties in the order of the grid.
 
     batches: images and their label maps, uint16 (H, W). Proposals are made once, CLIP runs once a threshold, and λ
-    costs a label map. Raises UserError where nothing depends on the grid: hard masks of a generator without classes.
+    costs a label map. An image whose proposals fail is unlabelled at every point, as it is where numbers are reported.
+    Raises UserError where nothing depends on the grid: hard masks of a generator without classes, or no proposals.
     """
     total: dict[Point, SegmentationCounts] = {}
+    failed = SegmentationCounts.zero(classes.count)
     for images, maps in batches:
-        for point, counts in _count_batch(segmenter, images, maps, classes):
+        proposed = segmenter.network.propose_soft(images, classes.vectors_VD)
+        rows = list(map(_Row, images, maps, proposed))
+        failed += _count_failed(rows, classes.count)
+        for point, counts in _count_batch(segmenter, rows, classes):
             total[point] = total[point] + counts if point in total else counts
+    if not total:
+        raise UserError("--tune-on: proposals failed of all its images, so there is nothing to choose by")
     if len(total) < 2:
-        raise UserError(
-            "--tune-on: the masks are hard and come without class probabilities, so nothing depends on λ or the mask "
-            "threshold; leave it away, or take a proposal network"
-        )
-    tried = [Tried(*point, segmentation_result(counts).miou_union) for point, counts in total.items()]
+        raise UserError(NOTHING_TO_TUNE)
+    tried = [Tried(*point, segmentation_result(counts + failed).miou_union) for point, counts in total.items()]
     return sorted(tried, key=lambda each: -each.miou_union)
 
 
+def _count_failed(rows: Sequence[_Row], classes: int) -> SegmentationCounts:
+    """The counts of images without proposals."""
+    truths = [row.truth_HW for row in rows if isinstance(row.proposed, ProposalError)]
+    return count_images(((np.full_like(truth_HW, UNLABELLED), truth_HW) for truth_HW in truths), classes)
+
+
 def _count_batch(
-    segmenter: Segmenter, images: Sequence[ImageInput], maps: Sequence[np.ndarray], classes: ClassVectors
+    segmenter: Segmenter, rows: Sequence[_Row], classes: ClassVectors
 ) -> Iterator[tuple[Point, SegmentationCounts]]:
-    """The counts of a few images at every point of the grid that makes a difference to them."""
-    proposed = segmenter.network.propose_soft(images, classes.vectors_VD)
-    there = [number for number, each in enumerate(proposed) if isinstance(each, SoftProposals)]
-    kept = [proposed[number] for number in there]
+    """The counts of a few images at every point of the grid that makes a difference to them; none without proposals."""
+    there = [row for row in rows if isinstance(row.proposed, SoftProposals)]
+    if not there:
+        return
+    images, truths, kept = zip(*there, strict=True)
     for threshold in _that_matter(THRESHOLDS, any(each.masks_Nhw.dtype != bool for each in kept)):
-        parts = score_parts([images[number] for number in there], kept, segmenter.regions, classes, threshold)
+        parts = score_parts(images, kept, segmenter.regions, classes, threshold)
         for weight in _that_matter(CLIP_WEIGHTS, any(each.class_probability_NK is not None for each in kept)):
             at = dataclasses.replace(segmenter.options, mask_threshold=threshold, clip_weight=weight)
-            truths = [maps[number] for number in there]
             pairs = (
                 (label_map(fuse_scores(part, at), truth_HW.shape, at, segmenter.regions.clip.device), truth_HW)
                 for part, truth_HW in zip(parts, truths, strict=True)

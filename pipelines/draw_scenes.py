@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.options import add_options, option, read_options, require_at_least
+from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
 from pipelines.write_tables import writing
 from schemas import UserError
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: a value is not as wanted, or the folder cannot be written to.
     """
-    parser = argparse.ArgumentParser("ovseg draw-scenes", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg draw-scenes", description=__doc__, allow_abbrev=False)
     add_options(parser, DrawOptions)
     options = read_options(parser.parse_args(argv[1:]), DrawOptions)
     if not options.output:

@@ -189,11 +189,20 @@ def _percent(share: float) -> str:
     return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def per_class_bars(names: Sequence[str], iou_K: np.ndarray, title: str = "", seen_K: np.ndarray | None = None) -> bytes:
+def per_class_bars(
+    names: Sequence[str],
+    iou_K: np.ndarray,
+    title: str = "",
+    seen_K: np.ndarray | None = None,
+    present_K: np.ndarray | None = None,
+    measure: str = "IoU",
+) -> bytes:
     """Returns a bar a class as PNG, the highest IoU first, in panels of at most ROWS_A_COLUMN, read line by line.
 
     iou_K: 0 to 1; NaN of classes neither present nor predicted, which stand last, as absent. seen_K: bool, classes seen
-    in training, which get another colour than the others. Raises ValueError when the lengths differ.
+    in training, which get another colour than the others. present_K: bool, classes that the truth has; None takes all
+    that are no NaN. A class that was only predicted has the number 0, as one that was missed, and is marked. measure:
+    what the numbers are called. Raises ValueError when the lengths differ.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -201,6 +210,7 @@ def per_class_bars(names: Sequence[str], iou_K: np.ndarray, title: str = "", see
     if not len(names) == len(iou_K) == (len(iou_K) if seen_K is None else len(seen_K)):
         raise ValueError(f"bars: wanted one number a name, got {len(iou_K)} of {len(names)}")
     order = np.argsort(-iou_K, kind="stable")  # NaN last
+    labels = bar_labels(iou_K, present_K)
     panels = max(1, -(-len(order) // ROWS_A_COLUMN))
     rows = -(-len(order) // panels)
     columns = min(panels, PANELS_A_LINE)
@@ -211,7 +221,8 @@ def per_class_bars(names: Sequence[str], iou_K: np.ndarray, title: str = "", see
     figure.suptitle(title, parse_math=False, wrap=True, fontsize=10)
     for number, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
         shown = order[number * rows : (number + 1) * rows]
-        _draw_bars(axes, [names[each] for each in shown], iou_K[shown], None if seen_K is None else seen_K[shown], rows)
+        bars = [Bar(names[each], iou_K[each], labels[each], seen_K is None or bool(seen_K[each])) for each in shown]
+        _draw_bars(axes, bars, rows, measure)
     if seen_K is not None:
         _add_seen_legend(figure)
     png = io.BytesIO()
@@ -219,20 +230,39 @@ def per_class_bars(names: Sequence[str], iou_K: np.ndarray, title: str = "", see
     return png.getvalue()
 
 
-def _draw_bars(axes: Axes, names: Sequence[str], iou_R: np.ndarray, seen_R: np.ndarray | None, rows: int) -> None:
-    """One column of bars, R rows of it, from the top."""
-    if not names:
+class Bar(NamedTuple):
+    """A row of the picture."""
+
+    name: str
+    share: float
+    """0 to 1, or NaN."""
+
+    label: str
+    is_seen: bool
+
+
+def bar_labels(share_K: np.ndarray, present_K: np.ndarray | None) -> list[str]:
+    """Returns what stands behind each bar: a number in percent, or why there is no bar."""
+    present_K = ~np.isnan(share_K) if present_K is None else present_K
+    return [
+        "absent" if np.isnan(share) else f"{100 * share:.1f}" if present else "absent, yet predicted"
+        for share, present in zip(share_K, present_K, strict=True)
+    ]
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bar], rows: int, measure: str) -> None:
+    """One column of bars, of `rows` rows, from the top."""
+    if not bars:
         axes.set_axis_off()
         return
-    seen_R = np.ones(len(names), bool) if seen_R is None else seen_R
-    places, absent_R = np.arange(len(names)), np.isnan(iou_R)
-    axes.barh(places, np.where(absent_R, 0, 100 * iou_R), color=np.where(seen_R, SEEN_COLOUR, UNSEEN_COLOUR))
-    for place, iou, absent in zip(places, iou_R, absent_R, strict=True):
-        text, colour = ("absent", "grey") if absent else (f"{100 * iou:.1f}", "black")
-        axes.text(1 if absent else 100 * iou + 1, place, text, va="center", fontsize=7, color=colour)
-    labels = [shortened(escaped(name.strip()), BAR_NAME_CHARS) for name in names]
-    axes.set_yticks(places, labels, fontsize=8, parse_math=False)
-    axes.set(xlim=(0, 112), ylim=(rows - 0.4, -0.6), xlabel="IoU, %", xticks=range(0, 101, 20))
+    widths = [0 if np.isnan(bar.share) else 100 * bar.share for bar in bars]
+    axes.barh(range(len(bars)), widths, color=[SEEN_COLOUR if bar.is_seen else UNSEEN_COLOUR for bar in bars])
+    for place, (bar, width) in enumerate(zip(bars, widths, strict=True)):
+        colour = "grey" if bar.label.startswith("absent") else "black"
+        axes.text(width + 1, place, bar.label, va="center", fontsize=7, color=colour)
+    labels = [shortened(escaped(bar.name.strip()), BAR_NAME_CHARS) for bar in bars]
+    axes.set_yticks(range(len(bars)), labels, fontsize=8, parse_math=False)
+    axes.set(xlim=(0, 112), ylim=(rows - 0.4, -0.6), xlabel=f"{measure}, %", xticks=range(0, 101, 20))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 

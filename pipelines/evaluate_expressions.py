@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ovseg_model import rle
 from ovseg_model.datasets.dataset_files import read_image
-from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
-from ovseg_model.mask_metrics import THRESHOLDS, MaskCounts, count_mask
+from ovseg_model.datasets.referring import ReferringSample, open_referring_benchmark
 from ovseg_model.proposals import ImageInput, ProposalError
-from pipelines.evaluation import DROPS_FILE, RESULT_FILE, EvaluateOptions, Evaluation, predict_in_parts
+from ovseg_model.proposals.soft import frame_title
+from pipelines.evaluation import (
+    EvaluateOptions,
+    Evaluation,
+    Outcome,
+    predict_in_parts,
+)
+from pipelines.expression_report import OTHERS, Answer, finish, identity_of, samples_of
 from pipelines.open_segmenter import ModelOptions, Models, open_models
-from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.proposals.soft import SoftProposals
-
-Answer = dict[str, Any]
-"""What is stored of an expression: mask, COCO RLE or None where no proposal answers; failed, why there are none."""
-
-OTHERS = "others"
-"""The text that an expression is weighed against where the answer is a union, as in OVSeg's demo of one class."""
 
 VERSION = 1
 """Raised whenever the same options begin to give other answers."""
@@ -48,66 +45,48 @@ class Answering:
 
 
 def evaluate_expressions(
-    options: EvaluateOptions, model_options: ModelOptions, mask_threshold: float, folder: RunFolder
-) -> str:
+    options: EvaluateOptions,
+    model_options: ModelOptions,
+    mask_threshold: float,
+    folder: RunFolder,
+    given: Collection[str],
+) -> Outcome:
     """Answers every expression, scores, writes result.json and returns the text for the screen.
+
+    given: names of the options that the user gave.
 
     Raises:
         UserError: an option, a file of the benchmark or a weight is not as wanted.
     """
-    refuse_label_map_options(options)
     name, _, split = options.benchmark.partition(":")
     benchmark = open_referring_benchmark(name)
     split = split or benchmark.default_split
-    samples = benchmark.find_samples(required_root(options), split)[: options.limit or None]
-    warning = benchmark.count_warning(split, samples)
-    samples = in_order_of_images(samples)
-    models = open_models(model_options, folder.path(".work"))
+    root = required_root(options)
+    samples, warning = samples_of(benchmark, root, split, options.limit)
+    models = open_models(one_prompt(model_options, given), folder.path(".work"))
     answering = Answering(options.answer, options.union_threshold, mask_threshold)
     made_by = {
         "version": VERSION,
         "benchmark": benchmark.name,
         "split": split,
         "limit": options.limit,
-        "samples": sha256_of(samples),
+        "samples": identity_of(samples),
         "answer": options.answer,
         "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
         "models": models.fingerprint,
+        "frame": frame_title(models.network),
         "meaningless": models.meaningless,
     }
-    evaluation = Evaluation(folder, made_by)
+    evaluation = Evaluation(folder, made_by, root=str(root.resolve()))
     evaluation.begin()
     answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
-    counts = {group: MaskCounts() for group in ("", *benchmark.groups)}
-    drops = []
-    for sample, answered in answers:
-        one = score_answer(sample, answered["mask"])
-        for group in {"", sample.group}:
-            counts[group] += one
-        if answered["failed"]:
-            drops.append({"sample": sample.name, **answered["failed"]})
-    result = {
-        "numbers": {group or "all": numbers(each) for group, each in counts.items()},
-        "failed": len(drops),
-        "made_by": made_by,
-    }
-    folder.write_json(DROPS_FILE, drops)
-    folder.write_json(RESULT_FILE, result)
-    return text_of(benchmark, result, warning, folder)
+    return finish(benchmark, answers, made_by, warning, folder)
 
 
-def refuse_label_map_options(options: EvaluateOptions) -> None:
-    """Refuses what only label maps have; raises UserError."""
-    for name in ("oracle", "tune_on"):
-        if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')}: is for benchmarks with label maps; leave it away")
-
-
-def sha256_of(samples: Sequence[ReferringSample]) -> str:
-    """What the stored answers are to, in order: predictions of other expressions must not be taken for theirs."""
-    asked = [(sample.name, sample.text, Path(sample.image).name) for sample in samples]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+def one_prompt(options: ModelOptions, given: Collection[str]) -> ModelOptions:
+    """The options with the expression itself as the prompt, but where templates were given: it is no class name."""
+    return options if "templates" in given else replace(options, templates="{}")
 
 
 def required_root(options: EvaluateOptions) -> Path:
@@ -122,14 +101,6 @@ def required_root(options: EvaluateOptions) -> Path:
     if not root.is_dir():
         raise UserError(f"--root {root}: is no folder; give the one that holds the files of {options.benchmark}")
     return root
-
-
-def in_order_of_images(samples: Sequence[ReferringSample]) -> list[ReferringSample]:
-    """Samples with those of an image together, images in the order in which they first come."""
-    first: dict[str, int] = {}
-    for sample in samples:
-        first.setdefault(sample.image, len(first))
-    return sorted(samples, key=lambda sample: first[sample.image])
 
 
 def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
@@ -201,41 +172,3 @@ def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, a
     if cosine_TN.shape[1]:
         chosen_TN[np.arange(len(chosen_TN)), cosine_TN.argmax(axis=1)] = True
     return chosen_TN
-
-
-def score_answer(sample: ReferringSample, predicted: dict[str, Any] | None) -> MaskCounts:
-    """The counts of one answer; None is an empty mask."""
-    truth_HW = rle.decode_masks([sample.mask])[0]
-    predicted_HW = rle.decode_masks([predicted])[0] if predicted else np.zeros_like(truth_HW)
-    return count_mask(predicted_HW, truth_HW, rle.decode_masks([sample.ignore])[0] if sample.ignore else None)
-
-
-def numbers(counts: MaskCounts) -> dict[str, float | int | None]:
-    """Shares of 1; null of no sample."""
-    precisions = {f"p_at_{round(10 * each):02}": counts.precision_at(each) for each in THRESHOLDS}
-    shares = {"ciou": counts.ciou, "giou": counts.giou, **precisions}
-    return {"samples": counts.samples, **{name: each if counts.samples else None for name, each in shares.items()}}
-
-
-def text_of(benchmark: ReferringBenchmark, result: dict[str, Any], warning: str, folder: RunFolder) -> str:
-    """The result for the screen, in percent."""
-    made_by, failed = result["made_by"], result["failed"]
-    clip = made_by["models"]["clip"]
-    lines = [warning] if warning else []
-    lines += [
-        f"{benchmark.title}, split {made_by['split']}; answer {made_by['answer']}; CLIP {clip['name']} alone",
-        benchmark.notes,
-        *(["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []),
-        *(ONLY_SCENES if knows_only_scenes([clip]) else []),
-        *([f"proposals failed of {failed:,} expressions, which count as unanswered: {DROPS_FILE}"] if failed else []),
-        "",
-        f"{'':<12}{'expressions':>12}{'cIoU':>8}{'gIoU':>8}{'P@0.5':>8}",
-    ]
-    for group, values in result["numbers"].items():
-        shares = "".join(f"{_percent(values[name]):>8}" for name in ("ciou", "giou", "p_at_05"))
-        lines.append(f"{group:<12}{values['samples']:>12,}{shares}")
-    return "\n".join([*lines, f"result: {folder.path()}"])
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"

@@ -15,16 +15,15 @@ from ovseg_model.datasets.benchmark import (
     IGNORE,
     LabelledSample,
     LabelMapBenchmark,
-    check_count,
     open_benchmark_split,
 )
 from ovseg_model.label_png import UNLABELLED, label_png
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.read_ahead import read_ahead
 from pipelines.draw_segmentation import class_colours
-from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, evenly_spaced
+from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, Outcome, evenly_spaced
 from pipelines.label_map_report import finish
-from pipelines.open_segmenter import ModelOptions, Models, open_models
+from pipelines.open_segmenter import ModelOptions, Models, check_class_vectors, open_models
 from pipelines.progress import show_progress
 from pipelines.score_predictions import (
     THREADS,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 TUNING_FILE = "tuning.json"
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options begin to give other predictions."""
 
 
@@ -68,8 +67,8 @@ class Work:
     split: str
     root: Path | None
     samples: tuple[LabelledSample, ...]
-    warning: str | None
-    """What must be said of the number of samples."""
+    there: int
+    """Images of the split, before --limit."""
 
     models: Models
     vectors: ClassVectors
@@ -77,6 +76,8 @@ class Work:
 
     def made_by(self) -> dict[str, Any]:
         """What decides a prediction, but for λ and the mask threshold."""
+        from ovseg_model.proposals.soft import frame_title
+
         options = self.asked.options
         return {
             "version": VERSION,
@@ -88,11 +89,12 @@ class Work:
             "synonyms": self.asked.models.synonyms,
             "oracle": options.oracle,
             "models": self.models.fingerprint,
+            "frame": frame_title(self.segmenter.network),
             "meaningless": self.models.meaningless,
         }
 
 
-def evaluate_label_maps(asked: Asked, folder: RunFolder) -> str:
+def evaluate_label_maps(asked: Asked, folder: RunFolder) -> Outcome:
     """Predicts what is missing, scores, writes the result and returns it as text.
 
     Raises:
@@ -102,12 +104,11 @@ def evaluate_label_maps(asked: Asked, folder: RunFolder) -> str:
     settings = settle(work, folder)
     made_by = {**work.made_by(), "options": asdict(settings.options), "chosen": settings.chosen}
     Evaluation(folder, made_by).begin()
-    job = ScoringJob(folder, work.benchmark.name, work.samples)
+    job = ScoringJob(folder, work.benchmark.name, work.samples, work.there)
     predict(job, replace(work, segmenter=replace(work.segmenter, options=settings.options)))
     scores = score_plain(job)
     write_scores(folder, scores)
-    text = finish(job, scores, made_by)
-    return f"{work.warning}\n\n{text}" if work.warning else text
+    return finish(job, scores, made_by)
 
 
 def open_work(asked: Asked, folder: RunFolder) -> Work:
@@ -123,13 +124,15 @@ def open_work(asked: Asked, folder: RunFolder) -> Work:
     benchmark, split = open_benchmark_split(options.benchmark)
     root = Path(options.root) if options.root else None
     samples = tuple(benchmark.find_samples(root, split))
-    warning, samples = check_count(benchmark, len(samples), split), samples[: options.limit or None]
+    there, samples = len(samples), samples[: options.limit or None]
     models = open_models(asked.models, folder.path(".work"), proposals=options.oracle != "masks")
+    if not options.oracle and not ("clip_weight" in asked.given and asked.segment.clip_weight == 1):
+        check_class_vectors(models)
     names = split_names(benchmark.names(options.names), asked.models.synonyms)
     vectors = embed_classes(models.embeddings, names, asked.models.synonyms)
     network = truth_masks(benchmark, samples) if options.oracle == "masks" else models.network
     segmenter = Segmenter(network, models.regions, asked.segment)
-    return Work(asked, benchmark, split, root, samples, warning, models, vectors, segmenter)
+    return Work(asked, benchmark, split, root, samples, there, models, vectors, segmenter)
 
 
 def truth_masks(benchmark: LabelMapBenchmark, samples: Iterable[LabelledSample]) -> TruthMasks:
@@ -154,18 +157,24 @@ class Settings:
 
 def settle(work: Work, folder: RunFolder) -> Settings:
     """λ and threshold: tuned where that was asked for, 1 where masks have no classes, else given or the benchmark's."""
-    from ovseg_model.oracles import TruthMasks
-    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.proposals.soft import gives_probabilities
 
     asked = work.asked
     if asked.options.tune_on:
         return tuned(work, folder)
-    if isinstance(work.segmenter.network, (HardProposals, TruthMasks)):
-        return Settings(replace(asked.segment, clip_weight=1.0), "hard masks without classes, so CLIP stands alone")
+    if not gives_probabilities(work.segmenter.network):
+        return Settings(replace(asked.segment, clip_weight=1.0), clip_alone(asked.segment, asked.given))
     if "clip_weight" in asked.given:
         return Settings(asked.segment, "as given")
     how = "λ is OVSeg's for this benchmark, or nearest to it (docs/benchmarks.md); it was searched on ADE20K's own val"
     return Settings(replace(asked.segment, clip_weight=work.benchmark.settings.clip_weight), how)
+
+
+def clip_alone(segment: SegmentOptions, given: frozenset[str]) -> str:
+    """Why λ is 1, and that a λ which was given has no part in it."""
+    how = "the masks come without class probabilities, so CLIP stands alone"
+    in_vain = "clip_weight" in given and segment.clip_weight != 1
+    return f"{how}; --clip-weight {segment.clip_weight:g} has no part in it" if in_vain else how
 
 
 def tuned(work: Work, folder: RunFolder) -> Settings:
@@ -183,7 +192,8 @@ def tuned(work: Work, folder: RunFolder) -> Settings:
         tried = [Tried(*point) for point in stored["tried"]]
     else:
         batches = labelled_batches(work.benchmark, samples, work.segmenter.network.batch_size)
-        tried = tune(work.segmenter, show_progress(batches, "tune", "batches"), work.vectors)
+        shown = show_progress(batches, "tune", "images", len(samples), size_of_batch)
+        tried = tune(work.segmenter, shown, work.vectors)
         folder.write_json(TUNING_FILE, {"searched": searched, "tried": tried})
     best = tried[0]
     options = replace(work.asked.segment, mask_threshold=best.mask_threshold, clip_weight=best.clip_weight)
@@ -198,10 +208,18 @@ def tuning_split(work: Work) -> str:
     """The split of --tune-on.
 
     Raises:
-        UserError: it is the reported one, is none, or there is nothing to tune.
+        UserError: it is the reported one, is none, or there is nothing to tune: all before the first image.
     """
-    if work.asked.options.oracle == "masks":
+    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.tuning import NOTHING_TO_TUNE
+
+    oracle = work.asked.options.oracle
+    if oracle == "masks":
         raise UserError("--tune-on: with --oracle masks nothing depends on λ or the mask threshold; leave it away")
+    if oracle == "labels":
+        raise UserError("--tune-on: with --oracle labels no class is predicted, so λ has no part; leave it away")
+    if isinstance(work.segmenter.network, HardProposals):
+        raise UserError(NOTHING_TO_TUNE)
     tune_on = work.benchmark.checked_split(work.asked.options.tune_on)
     if tune_on == work.split:
         others = ", ".join(each for each in work.benchmark.splits if each != tune_on) or "none: it has no other"
@@ -225,6 +243,11 @@ def labelled_batches(
             batch = []
 
 
+def size_of_batch(batch: tuple[Sequence[ImageInput], Sequence[np.ndarray]]) -> int:
+    """Images of a batch."""
+    return len(batch[0])
+
+
 def read_input(benchmark: LabelMapBenchmark, sample: LabelledSample) -> ImageInput:
     """A sample's image as generators take it; its id is the sample's name."""
     return ImageInput(sample.name, sample.image, benchmark.read_image(sample))
@@ -240,7 +263,8 @@ def predict(job: ScoringJob, work: Work) -> None:
     segmenter, vectors = work.segmenter, work.vectors
     colours_K3, size = class_colours(vectors.count), segmenter.network.batch_size
     batches = labelled_batches(work.benchmark, missing, size)
-    for images, maps in show_progress(batches, f"predict {work.benchmark.name}", f"x{size} images"):
+    label = f"predict {work.benchmark.name}"
+    for images, maps in show_progress(batches, label, "images", len(missing), size_of_batch):
         proposed = segmenter.network.propose_soft(images, vectors.vectors_VD)
         scored = segmenter.score_batch(images, proposed, vectors)
         for image, truth_HW, found in zip(images, maps, scored, strict=True):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from ovseg_model.datasets.benchmark import LABEL_MAP_BENCHMARKS
 from ovseg_model.datasets.referring import REFERRING_BENCHMARKS
-from pipelines.evaluation import EvaluateOptions
+from pipelines.evaluation import EvaluateOptions, Outcome
 from pipelines.open_segmenter import ModelOptions
-from pipelines.options import add_options, read_options
+from pipelines.options import SentenceParser, add_options, read_options
 from pipelines.write_tables import open_run_folder
 from schemas import UserError
 
 CLASSIFICATION = ("regions", "image-folder", "waterbirds")
+
+
+OF_LABEL_MAPS = frozenset({"oracle", "tune_on", "tune_images", "names"})
+OF_EXPRESSIONS = frozenset({"answer", "union_threshold"})
+OF_FUSION = frozenset({"clip_weight", "soft_masks", "best_proposal_only"})
+OF_PROPOSALS = frozenset({"masks", "mask_option", "mask_threshold", "soft_masks"})
+"""Options that only some evaluations read: of what only label maps or only expressions have, of proposals joined into
+one map, and of proposals that a generator makes."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     """
     from ovseg_model.segment import SegmentOptions
 
-    parser = argparse.ArgumentParser("ovseg evaluate", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg evaluate", description=__doc__, allow_abbrev=False)
     groups = (EvaluateOptions, SegmentOptions, ModelOptions)
     for group in groups:
         add_options(parser, group)
@@ -33,12 +40,13 @@ def main(argv: Sequence[str]) -> int:
     if options.benchmark == "help":
         print(list_benchmarks())
         return 0
-    print(evaluate(options, segment, models, frozenset(vars(namespace))))
-    return 0
+    outcome = evaluate(options, segment, models, frozenset(vars(namespace)))
+    print(outcome.text)
+    return int(outcome.failed)
 
 
-def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, given: frozenset[str]) -> str:
-    """Runs the evaluation that a benchmark's name asks for; returns its text.
+def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, given: frozenset[str]) -> Outcome:
+    """Runs the evaluation that a benchmark's name asks for.
 
     given: names of the options that the user gave.
 
@@ -49,6 +57,7 @@ def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, gi
     known = (*LABEL_MAP_BENCHMARKS, *REFERRING_BENCHMARKS, *CLASSIFICATION)
     if name not in known:
         raise UserError(f"--benchmark {options.benchmark!r}: wanted one of {', '.join(known)}; NAME:SPLIT for a split")
+    refuse_unused(options, given)
     if not options.output:
         raise UserError("--output is missing; give a folder for predictions and result")
     folder = open_run_folder(options.output)
@@ -59,7 +68,7 @@ def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, gi
     if name in REFERRING_BENCHMARKS:
         from pipelines.evaluate_expressions import evaluate_expressions
 
-        return evaluate_expressions(options, models, segment.mask_threshold, folder)
+        return evaluate_expressions(options, models, segment.mask_threshold, folder, given)
     from pipelines import evaluate_classification as classification
 
     ways = (
@@ -67,7 +76,41 @@ def evaluate(options: EvaluateOptions, segment: object, models: ModelOptions, gi
         classification.evaluate_image_folder,
         classification.evaluate_waterbirds,
     )
-    return dict(zip(CLASSIFICATION, ways, strict=True))[name](options, models, folder)
+    return Outcome(dict(zip(CLASSIFICATION, ways, strict=True))[name](options, models, folder))
+
+
+def refuse_unused(options: EvaluateOptions, given: frozenset[str]) -> None:
+    """Refuses what was given and would change nothing: an option, or a split where there is none.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    name, _, split = options.benchmark.partition(":")
+    if split and name in ("regions", "image-folder"):
+        raise UserError(f"--benchmark {options.benchmark}: {name} has no splits; --root says which images")
+    for unused in sorted(given & unused_options(options)):
+        raise UserError(f"--{unused.replace('_', '-')}: has no part in {told(options)}; leave it away")
+
+
+def told(options: EvaluateOptions) -> str:
+    """What was asked for, as far as it decides which options have a part."""
+    words = f"--benchmark {options.benchmark}"
+    if options.oracle:
+        return f"{words} --oracle {options.oracle}"
+    return words if options.tune_on or options.answer == "union" else f"{words} as it is asked for"
+
+
+def unused_options(options: EvaluateOptions) -> frozenset[str]:
+    """Names of the options that have no part in an evaluation."""
+    name = options.benchmark.partition(":")[0]
+    if name in LABEL_MAP_BENCHMARKS:
+        tuning = frozenset() if options.tune_on else frozenset({"tune_images"})
+        return tuning | OF_EXPRESSIONS | (OF_PROPOSALS if options.oracle == "masks" else frozenset())
+    if name in REFERRING_BENCHMARKS:
+        threshold = frozenset() if options.answer == "union" else frozenset({"union_threshold"})
+        return threshold | OF_LABEL_MAPS | OF_FUSION | {"synonyms"}
+    regions = {"expand_ratio", "antialias"} if name == "image-folder" else set()
+    return OF_EXPRESSIONS | OF_LABEL_MAPS | OF_FUSION | OF_PROPOSALS | regions
 
 
 def list_benchmarks() -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ovseg_model.checkpoint import changed_names
 from pipelines.options import option, require_at_least
 from pipelines.progress import show_progress
+from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
@@ -17,6 +19,10 @@ Item = TypeVar("Item")
 
 EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
 PREDICTIONS = "predictions"
+
+PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
+SHOWN = 4
+"""Images, or expressions, of lowest and of highest score that are drawn."""
 
 ITEMS_PER_PART = 256
 """Items whose predictions stand in one file: what a crash loses."""
@@ -58,6 +64,14 @@ class EvaluateOptions:
             raise UserError(f"--union-threshold: wanted 0 to 1, got {self.union_threshold}")
 
 
+class Outcome(NamedTuple):
+    """What an evaluation says in the end."""
+
+    text: str
+    failed: bool = False
+    """Whether nothing was measured, since the proposals of all images failed: exit status 1."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A folder of one evaluation, guarded against another's predictions. Small and picklable."""
@@ -65,6 +79,9 @@ class Evaluation:
     folder: RunFolder
     made_by: dict[str, Any] = field(hash=False)
     """All that decides a prediction, plain values."""
+
+    root: str | None = None
+    """Where the data set was found, so that stored predictions can be scored again; it decides nothing."""
 
     def begin(self) -> None:
         """Writes down what the predictions are of, or finds that the folder holds just these.
@@ -80,7 +97,12 @@ class Evaluation:
                     f"--output {self.folder.url}: holds predictions of another {', '.join(changed)}; give another one"
                 )
             return
-        self.folder.write_json(EVALUATION_FILE, {"made_by": wanted})
+        self.folder.write_json(EVALUATION_FILE, {"made_by": wanted} | ({"root": self.root} if self.root else {}))
+
+
+def sha256_of(values: Any) -> str:
+    """The sha256 of plain values: which samples stored predictions are of, in order, so that no others take them."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def predict_in_parts(
@@ -88,12 +110,21 @@ def predict_in_parts(
 ) -> Iterator[tuple[Item, Any]]:
     """Yields every item with its prediction, a plain value; parts that are stored already are not predicted again."""
     starts = range(0, len(items), ITEMS_PER_PART)
-    for number, start in enumerate(show_progress(starts, label, f"x{ITEMS_PER_PART}")):
-        part = items[start : start + ITEMS_PER_PART]
+    parts = [items[start : start + ITEMS_PER_PART] for start in starts]
+    for number, part in enumerate(show_progress(parts, label, "items", len(items), len)):
         name = f"{PREDICTIONS}/part-{number:05d}.json"
         if not evaluation.folder.has(name):
             evaluation.folder.write_json(name, predict(part))
         yield from zip(part, evaluation.folder.read_json(name), strict=True)
+
+
+def clip_notes(clip: dict[str, Any], meaningless: bool, drawn: bool) -> list[str]:
+    """What must be said of a CLIP beside its numbers: random weights, or one that knows drawn scenes alone.
+
+    clip: its fingerprint. drawn: whether the images are drawn scenes, which that one does know.
+    """
+    notes = ["CLIP's weights are random: the numbers mean nothing"] if meaningless else []
+    return [*notes, *(ONLY_SCENES if knows_only_scenes([clip]) and not drawn else [])]
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:

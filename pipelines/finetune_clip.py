@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ovseg_model.fetch_options import FetchOptions
 from ovseg_model.finetune_options import FinetuneOptions
 from pipelines.draw_recognised import SHOWN, Recognised, draw_recognised
-from pipelines.options import add_options, option, read_options, require_at_least
+from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
 from pipelines.write_tables import writing
 from schemas import UserError
 
@@ -48,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a table or a weight is not as wanted, or the loss is no number.
     """
-    parser = argparse.ArgumentParser("ovseg finetune", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg finetune", description=__doc__, allow_abbrev=False)
     groups = (RunOptions, FinetuneOptions, FetchOptions)
     for group in groups:
         add_options(parser, group)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.options import add_options, option, read_options
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import writing
 from schemas import UserError
 
@@ -29,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """
     from ovseg_model.adapted_weights import import_ovseg, save_adapted
 
-    parser = argparse.ArgumentParser("ovseg import-clip", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg import-clip", description=__doc__, allow_abbrev=False)
     add_options(parser, ImportOptions)
     options = read_options(parser.parse_args(argv[1:]), ImportOptions)
     for name in ("checkpoint", "output"):

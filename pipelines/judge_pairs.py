@@ -6,7 +6,6 @@ are counted apart: whatever mask such a noun gets, it is not there.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.options import add_options, option, read_options
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
 from schemas import UserError
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: the run has no PAIRS, or the truth lacks one of its scenes.
     """
-    parser = argparse.ArgumentParser("ovseg judge", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg judge", description=__doc__, allow_abbrev=False)
     add_options(parser, JudgeOptions)
     options = read_options(parser.parse_args(argv[1:]), JudgeOptions)
     for name in ("output", "truth"):

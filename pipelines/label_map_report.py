@@ -12,49 +12,65 @@ from typing import Any
 
 import numpy as np
 
-from ovseg_model.datasets.benchmark import LabelMapBenchmark, open_benchmark_split
+from ovseg_model.class_embeddings import templates_title
+from ovseg_model.datasets.benchmark import LabelMapBenchmark, check_count, open_benchmark_split
 from ovseg_model.metrics import TITLES, segmentation_result, split_result
 from pipelines.draw_segmentation import JudgedImage, class_colours, per_class_bars, worst_and_best
-from pipelines.evaluation import RESULT_FILE
+from pipelines.evaluation import (
+    BARS_FILE,
+    DROPS_FILE,
+    PER_CLASS_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    SHOWN,
+    Outcome,
+    clip_notes,
+)
 from pipelines.score_predictions import Scores, ScoringJob, read_prediction
 from pipelines.write_tables import RunFolder
-from schemas import UserError
 
-PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
-SHOWN = 4
-"""Images of lowest and of highest score that are drawn."""
+SCENES = "scenes"
 
 
 def job_of(folder: RunFolder, made_by: dict[str, Any]) -> ScoringJob:
     """The samples of a stored evaluation, found again.
 
     Raises:
-        UserError: it is of no label-map benchmark, or the files are not there.
+        UserError: the files are not there.
     """
-    if "oracle" not in made_by:
-        raise UserError(f"{folder.url}: is an evaluation of {made_by['benchmark']}, which needs no second scoring")
     benchmark, split = open_benchmark_split(f"{made_by['benchmark']}:{made_by['split']}")
     root = Path(made_by["root"]) if made_by["root"] else None
-    samples = benchmark.find_samples(root, split)[: made_by["limit"] or None]
-    return ScoringJob(folder, benchmark.name, tuple(samples))
+    samples = tuple(benchmark.find_samples(root, split))
+    return ScoringJob(folder, benchmark.name, samples[: made_by["limit"] or None], len(samples))
 
 
-def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> str:
+def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
     """Writes result.json, per_class.csv and the pictures; returns the text for the screen."""
     benchmark, _ = open_benchmark_split(job.benchmark)
     names = benchmark.names(made_by["names"])
-    result = result_of(benchmark, scores, made_by)
+    failed = failed_samples(job)
+    notes = [*count_notes(benchmark, job, made_by["split"]), *protocol(benchmark, made_by), *failed_note(failed)]
+    result = result_of(benchmark, scores, made_by, notes) | {"failed": failed}
     iou_K = segmentation_result(scores.counts).iou_K
     folder = job.folder
     folder.write_json(RESULT_FILE, result)
     folder.write(PER_CLASS_FILE, per_class_csv(benchmark, names, scores, iou_K))
     seen_K = seen_classes_of(benchmark)
-    folder.write(BARS_FILE, per_class_bars(names, iou_K, f"{benchmark.title}: IoU by class", seen_K))
+    title, present_K = f"{benchmark.title}: IoU by class", scores.counts.truth_pixels() > 0
+    folder.write(BARS_FILE, per_class_bars(names, iou_K, title, seen_K, present_K))
     folder.write(SAMPLES_FILE, draw_samples(job, benchmark, scores, names))
-    return result_text(result, folder)
+    return Outcome(result_text(result, folder), failed=failed == len(job.samples))
 
 
-def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any]) -> dict[str, Any]:
+def failed_samples(job: ScoringJob) -> int:
+    """How many of the samples have no label because their proposals failed."""
+    drops = job.folder.read_json(DROPS_FILE) if job.folder.has(DROPS_FILE) else []
+    return len({drop["sample"] for drop in drops} & {sample.name for sample in job.samples})
+
+
+def result_of(
+    benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, Any], notes: Sequence[str]
+) -> dict[str, Any]:
     """What result.json holds: the numbers as shares of 1, null where there is nothing to divide by."""
     numbers = segmentation_result(scores.counts)
     seen_K = seen_classes_of(benchmark)
@@ -64,13 +80,25 @@ def result_of(benchmark: LabelMapBenchmark, scores: Scores, made_by: dict[str, A
         {
             "benchmark": benchmark.title,
             "images": len(scores.samples),
-            "protocol": protocol(benchmark, made_by),
+            "protocol": list(notes),
             "numbers": plain,
             "seen": sum(each.name in benchmark.seen for each in benchmark.classes),
             "seen_unseen": parts,
             "made_by": made_by,
         }
     )
+
+
+def count_notes(benchmark: LabelMapBenchmark, job: ScoringJob, split: str) -> list[str]:
+    """What must be said of the number of images: other ones than the official, or a part of them."""
+    warning, scored = check_count(benchmark, job.there, split), len(job.samples)
+    part = f"the first {scored:,} of {job.there:,} images: the numbers compare with no published ones"
+    return [*[warning] * bool(warning), *[part] * (scored < job.there)]
+
+
+def failed_note(failed: int) -> list[str]:
+    """What must be said where proposals failed."""
+    return [f"proposals failed of {failed:,} images, which count as unlabelled: {DROPS_FILE}"] * bool(failed)
 
 
 def seen_classes_of(benchmark: LabelMapBenchmark) -> np.ndarray | None:
@@ -92,14 +120,14 @@ def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]
     oracles = {"masks": "oracle: the truth's masks, predicted labels", "labels": "oracle: these masks, true labels"}
     masks = "of the truth" if made_by["oracle"] == "masks" else models["proposals"]["generator"]
     lines = [
-        f"{benchmark.title}, split {made_by['split']}"
-        + (f", the first {made_by['limit']}" if made_by["limit"] else ""),
+        f"{benchmark.title}, split {made_by['split']}",
         f"masks {masks}, CLIP {models['clip']['name']}, class names "
-        f"{made_by['names']} ({made_by['synonyms']}), {len(models['templates'])} templates",
+        f"{made_by['names']} ({made_by['synonyms']}), {templates_title(models['templates'])}",
+        f"test resolution: {made_by['frame']}",
         f"λ {options['clip_weight']:g}, mask threshold {options['mask_threshold']:g}: {made_by['chosen']}",
     ]
     lines += [oracles[made_by["oracle"]]] if made_by["oracle"] else []
-    lines += ["CLIP's weights are random: the numbers mean nothing"] if made_by["meaningless"] else []
+    lines += clip_notes(models["clip"], made_by["meaningless"], drawn=benchmark.name == SCENES)
     return lines + ([benchmark.notes] if benchmark.notes else [])
 
 

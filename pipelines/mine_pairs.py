@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any
 
 from ovseg_model.images import FetchOptions
 from pipelines.command_line import VERBS
@@ -26,6 +26,7 @@ from pipelines.options import (
     NounOptions,
     RetryOptions,
     RunOptions,
+    SentenceParser,
     ShardOptions,
     add_options,
     read_options,
@@ -225,14 +226,6 @@ def parse_ours(argv: Sequence[str]) -> tuple[SentenceParser, MineOptions, list[s
     options = MineOptions(read, *(read_options(namespace, group) for group in GROUPS))
     check_options(options)
     return parser, options, unknown
-
-
-class SentenceParser(argparse.ArgumentParser):
-    """argparse whose errors are our sentences, without the usage in front of them."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError."""
-        raise UserError(f"{message}; --help lists what there is")
 
 
 def check_options(options: MineOptions) -> None:

@@ -16,6 +16,7 @@ from pipelines.options import (
     option,
     require_at_least,
 )
+from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.class_embeddings import ClassEmbeddings
@@ -107,14 +108,35 @@ def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tupl
     """The generator of --masks as a proposal network, and what decides its masks.
 
     One that proposes soft masks itself does so; masks of any other are hard and without classes.
+
+    Raises:
+        UserError: as `resolve_generator`, and for an option that soft masks do not read.
     """
     from ovseg_model.proposals import open_generator, resolve_generator
     from ovseg_model.proposals.soft import HardProposals
     from pipelines.plan import parse_generator_options
 
-    spec = resolve_generator(options.masks, parse_generator_options(options.mask_option), device, work_folder)
+    given = parse_generator_options(options.mask_option)
+    spec = resolve_generator(options.masks, given, device, work_folder)
     generator = open_generator(spec)
+    for name in getattr(generator, "of_hard_masks", ()):
+        if name in given:
+            raise UserError(
+                f"--mask-option {name}: is for mining; here every query of {options.masks} takes part with its soft "
+                "mask, and --mask-threshold says what is foreground; leave it away"
+            )
     return generator if hasattr(generator, "propose_soft") else HardProposals(generator), spec.fingerprint()
+
+
+def check_class_vectors(models: Models) -> None:
+    """Refuses a CLIP, or templates, that are not those of the proposal network's classes.
+
+    Raises:
+        UserError: vectors of names that it was trained with are others now.
+    """
+    check = getattr(models.network, "check_vectors", None)
+    if check:
+        check(models.embeddings.embed)
 
 
 def effective_options(options: SegmentOptions, demo: bool, given: Collection[str]) -> SegmentOptions:

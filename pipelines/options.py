@@ -8,7 +8,8 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar
 
 from schemas import UserError
 
@@ -150,6 +151,27 @@ class AcceleratorOptions:
     one_process_per_gpu: bool = option(
         True, "with --accelerator: one SDK process and thread a worker (experiment no_use_multiple_sdk_containers)"
     )
+
+
+OTHER_NAMES = {"--lambda": "--clip-weight", "--λ": "--clip-weight", "--threshold": "--mask-threshold"}
+"""What options of ours are called elsewhere."""
+
+
+class SentenceParser(argparse.ArgumentParser):
+    """argparse whose errors are our sentences, without the usage in front of them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError, with the option that was probably meant."""
+        raise UserError(f"{message}; {self._hint(message)}--help lists what there is")
+
+    def _hint(self, message: str) -> str:
+        known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        for word in message.split() if message.startswith("unrecognized arguments") else ():
+            flag = word.partition("=")[0]
+            close = [OTHER_NAMES[flag]] if OTHER_NAMES.get(flag) in known else get_close_matches(flag, known, 1)
+            if flag.startswith("--") and close:
+                return f"did you mean {close[0]}? "
+        return ""
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -24,10 +24,19 @@ PAUSES_PER_LOOK = 20
 """How many times as long as a look at the parts the pause after it is, at least."""
 
 
-def show_progress(items: Iterable[Item], label: str, unit: str) -> Iterator[Item]:
-    """The items as they are, with a running count and rate."""
+def show_progress(
+    items: Iterable[Item], label: str, unit: str, total: int | None = None, size: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """The items as they are, with a running count and rate; with a total, how long the rest will take.
+
+    total: units of all items, where they do not know their number. size: units of an item, as images of a batch.
+    """
     interval_s = 0.2 if sys.stderr.isatty() else LOG_INTERVAL_S
-    return iter(tqdm(items, label, unit=f" {unit}", mininterval=interval_s, maxinterval=interval_s))
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    with tqdm(None, label, total, unit=f" {unit}", mininterval=interval_s, maxinterval=interval_s) as bar:
+        for item in items:
+            yield item
+            bar.update(size(item))
 
 
 _images_done: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Stored predictions of a label-map benchmark scored: in this process, or by Beam at scale, with equal counts.
+"""Stored predictions scored: label maps in this process, or by Beam at scale, with equal counts; expressions here.
 
 `ovseg score --output EVALUATION --runner FnApiRunner` counts again what `ovseg evaluate` predicted there, and writes
 the result anew.
@@ -17,10 +17,10 @@ import numpy as np
 
 from ovseg_model.datasets.benchmark import LabelledSample, LabelMapBenchmark, open_label_map_benchmark
 from ovseg_model.label_png import read_label_png
-from ovseg_model.metrics import SegmentationCounts, count_images, count_pixels, segmentation_result
+from ovseg_model.metrics import RunningCounts, SegmentationCounts
 from ovseg_model.read_ahead import read_ahead
-from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS
-from pipelines.options import add_options, option, read_options
+from pipelines.evaluation import EVALUATION_FILE, PREDICTIONS, Outcome
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import RunFolder, open_run_folder
 from schemas import UserError
 
@@ -63,6 +63,8 @@ class ScoringJob:
     folder: RunFolder
     benchmark: str
     samples: tuple[LabelledSample, ...]
+    there: int
+    """Images of the split, before --limit."""
 
     def chunks(self) -> list[tuple[LabelledSample, ...]]:
         """The samples, a few dozen at a time."""
@@ -76,12 +78,9 @@ class ScoringJob:
             UserError: a prediction is missing, is no label map or has another size than the truth.
         """
         benchmark = open_label_map_benchmark(self.benchmark)
-        classes, pairs, scores = len(benchmark.classes), [], []
-        for sample, pair in zip(samples, read_ahead(self._maps_of(benchmark), samples, THREADS), strict=True):
-            pairs.append(pair)
-            alone = segmentation_result(count_pixels(*pair, classes))
-            scores.append(SampleScore(sample.name, alone.miou_present))
-        return Scores(count_images(pairs, classes), tuple(scores))
+        counts, pairs = RunningCounts(len(benchmark.classes)), read_ahead(self._maps_of(benchmark), samples, THREADS)
+        scores = [SampleScore(sample.name, counts.add(*pair)) for sample, pair in zip(samples, pairs, strict=True)]
+        return Scores(counts.total(), tuple(scores))
 
     def _maps_of(self, benchmark: LabelMapBenchmark) -> Callable[[LabelledSample], tuple[np.ndarray, np.ndarray]]:
         """A reader of prediction and truth, uint16 (H, W) each."""
@@ -164,10 +163,9 @@ def main(argv: Sequence[str]) -> int:
     """Scores and prints; `argv` begins with the verb.
 
     Raises:
-        UserError: the folder holds no label-map evaluation, or a prediction is missing.
+        UserError: the folder holds no evaluation of label maps or expressions, or a prediction is missing.
     """
-    from pipelines.label_map_report import finish, job_of
-    from pipelines.mine_pairs import SentenceParser, check_beam_arguments
+    from pipelines.mine_pairs import check_beam_arguments
 
     parser = SentenceParser("ovseg score", description=__doc__, allow_abbrev=False)
     add_options(parser, ScoreOptions)
@@ -179,8 +177,34 @@ def main(argv: Sequence[str]) -> int:
     folder = open_run_folder(options.output)
     if not folder.has(EVALUATION_FILE):
         raise UserError(f"--output {options.output}: there is no {EVALUATION_FILE}; predict with ovseg evaluate first")
-    made_by = folder.read_json(EVALUATION_FILE)["made_by"]
+    stored = folder.read_json(EVALUATION_FILE)
+    if "root" in stored and options.runner != "plain" and "runner" in vars(namespace):
+        raise UserError("--runner: expressions are scored in this process; leave it away, or give plain")
+    outcome = score_again(folder, stored, options.runner, unknown)
+    print(outcome.text)
+    return int(outcome.failed)
+
+
+def score_again(folder: RunFolder, stored: dict[str, Any], runner: str, beam_arguments: Sequence[str]) -> Outcome:
+    """Scores what an evaluation stored; label maps on a runner, expressions in this process.
+
+    stored: its evaluation.json.
+
+    Raises:
+        UserError: it is of a benchmark without either, or a prediction is missing.
+    """
+    from pipelines import expression_report
+    from pipelines.label_map_report import finish, job_of
+
+    made_by = stored["made_by"]
+    if "root" in stored:
+        return expression_report.score_again(folder, stored)
+    if "oracle" not in made_by:
+        raise UserError(
+            f"{folder.url}: is an evaluation of {made_by['benchmark']}; its stored answers are counted again by the "
+            "same ovseg evaluate command, which predicts nothing twice"
+        )
     job = job_of(folder, made_by)
-    scores = score_plain(job) if options.runner == "plain" else score_with_beam(job, options.runner, unknown)
-    print(finish(job, scores, made_by))
-    return 0
+    scores = score_plain(job) if runner == "plain" else score_with_beam(job, runner, beam_arguments)
+    write_scores(folder, scores)
+    return finish(job, scores, made_by)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from glob import has_magic
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,8 +22,8 @@ from ovseg_model.images import ShardMember, read_images
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.annotation_index import stem_of
 from ovseg_model.rle import areas_px, boxes_xywh_px, encode_masks
-from pipelines.open_segmenter import ModelOptions, effective_options, open_models
-from pipelines.options import add_options, option, read_options
+from pipelines.open_segmenter import ModelOptions, check_class_vectors, effective_options, open_models
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.progress import show_progress
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
 from pipelines.terminal import escaped
@@ -35,16 +36,23 @@ if TYPE_CHECKING:
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
+PLACES_HELP = (
+    "images, folders of images, or globs; paths or fsspec URLs. A folder is what stands in it, not in folders below: "
+    "those too with a glob in quotes, as 'photos/**/*.jpg'"
+)
+
 LABELS_ENDING, OVERLAY_ENDING, FACTS_ENDING = ".labels.png", ".overlay.png", ".json"
 """Of the three files of an image, after its name. A folder's pictures with the first two are no photographs."""
 
 OTHERS = "others"
 """The background that one class alone is given, as in OVSeg's demo: a softmax over one class says nothing."""
 
+CLIP_ALONE = "since the masks come without class probabilities: CLIP stands alone"
+
 DROPS_FILE = "drops.json"
 SHOWN_DROPS = 10
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options begin to give other files."""
 
 
@@ -84,10 +92,9 @@ def main(argv: Sequence[str]) -> int:
         UserError: an option, an image's place, a weight or a class name is not as wanted.
     """
     from ovseg_model.segment import SegmentOptions
-    from pipelines.mine_pairs import SentenceParser
 
     parser = SentenceParser("ovseg segment", description=__doc__, allow_abbrev=False)
-    parser.add_argument("images", nargs="*", help="images, folders of images, or globs; paths or fsspec URLs")
+    parser.add_argument("images", nargs="*", help=PLACES_HELP)
     groups = (InputOptions, SegmentOptions, ModelOptions, FetchOptions)
     for group in groups:
         add_options(parser, group)
@@ -98,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
     folder = open_run_folder(asked.output)
     options = effective_options(segment, asked.demo, vars(namespace))
     work = open_work(classes, asked, options, models, folder)
+    if "clip_weight" in vars(namespace) and options.clip_weight != work.segmenter.options.clip_weight:
+        print(f"--clip-weight {options.clip_weight:g}: has no part in it, {CLIP_ALONE}", file=sys.stderr)
     for line in notices(work):
         print(line, file=sys.stderr)
     results = segment_all(uris, fetch, work)
@@ -120,13 +129,33 @@ def read_classes(options: InputOptions, synonyms: str) -> Classes:
     if not asked:
         given = f"-file {options.classes_file}" if options.classes_file else f" {options.classes!r}"
         raise UserError(f"--classes{given}: holds no name; give names with commas between, or a file of a name a line")
-    background = _words(options.background) or (((OTHERS,),) if len(asked) == 1 else ())
+    background = _words(options.background) or _others(asked)
     check_distinct([*asked, *background])
     return Classes((*asked, *background), len(asked))
 
 
+def _others(asked: ClassNames) -> ClassNames:
+    """The background of a single class; raises UserError where it is called so itself."""
+    if len(asked) != 1:
+        return ()
+    if OTHERS in asked[0]:
+        raise UserError(
+            f"--classes: a single class competes with a background that is called {OTHERS!r} too; give another name, "
+            "or what it is to compete with by --background"
+        )
+    return ((OTHERS,),)
+
+
 def _words(text: str) -> ClassNames:
-    """Classes with commas between, their names with | between."""
+    """Classes with commas between, their names with | between.
+
+    Raises:
+        UserError: it holds a semicolon, which parts nothing: one class would be made of all.
+    """
+    if ";" in text:
+        raise UserError(
+            f"class names {text!r}: classes have commas between them, names of one class |; got a semicolon"
+        )
     classes = [tuple(name.strip() for name in part.split("|") if name.strip()) for part in text.split(",")]
     return tuple(names for names in classes if names)
 
@@ -178,9 +207,19 @@ def _images_at(place: str) -> list[str]:
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{place}: cannot be listed ({error})") from error
     if not found:
-        endings = ", ".join(IMAGE_ENDINGS)
-        raise UserError(f"{place}: there is no image; wanted a file, or a folder or glob of files with {endings}")
+        raise UserError(_nothing_at(place, file_system.exists(path) or has_magic(path)))
     return found if is_local else [file_system.unstrip_protocol(each) for each in found]
+
+
+def _nothing_at(place: str, is_there: bool) -> str:
+    """Why a place has no image."""
+    if not is_there:
+        return f"{place}: does not exist; wanted a file, or a folder or glob of images"
+    endings = ", ".join(IMAGE_ENDINGS)
+    return (
+        f"{place}: there is no image; wanted a file, or a folder or glob of files with {endings}; folders below a "
+        f"folder are not looked into: that is '{place.rstrip('/')}/**/*.jpg'"
+    )
 
 
 def _listed_images(file_system: fsspec.AbstractFileSystem, path: str) -> list[str]:
@@ -243,12 +282,14 @@ def open_work(
         UserError: as `open_models`.
     """
     from ovseg_model.class_names import embed_classes
-    from ovseg_model.proposals.soft import HardProposals
+    from ovseg_model.proposals.soft import gives_probabilities
     from ovseg_model.segment import Segmenter
     from pipelines.draw_segmentation import class_colours
 
     models = open_models(model_options, folder.path(".work"))
-    if isinstance(models.network, HardProposals):  # masks without classes: CLIP stands alone, whatever was asked
+    if options.clip_weight < 1:
+        check_class_vectors(models)
+    if not gives_probabilities(models.network):  # CLIP stands alone, whatever was asked
         options = replace(options, clip_weight=1.0)
     vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)
     segmenter = Segmenter(models.network, models.regions, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg_model.proposals.training_options import ProposalTrainingOptions, with_preset
-from pipelines.options import add_options, option, read_options
+from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.write_tables import writing
 from schemas import UserError
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a file or a weight is not as wanted, or the loss is no number.
     """
-    parser = argparse.ArgumentParser("ovseg train-proposals", description=__doc__, allow_abbrev=False)
+    parser = SentenceParser("ovseg train-proposals", description=__doc__, allow_abbrev=False)
     for group in (RunOptions, ProposalTrainingOptions):
         add_options(parser, group)
     namespace = parser.parse_args(argv[1:])

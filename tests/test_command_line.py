@@ -22,6 +22,19 @@ def test_every_verb_has_help(verb, capsys):
     assert "--output" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"mine", "nouns", "masks", "match", "score"}))
+def test_an_unknown_option_is_one_sentence_for_every_verb(verb, capsys):
+    assert main([verb, "--outputt=x"]) == 2
+    sentence = f"ovseg {verb}: unrecognized arguments: --outputt=x; did you mean --output? --help lists what there is\n"
+    assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize("verb", ["segment", "evaluate"])
+def test_what_an_option_is_called_elsewhere_is_known(verb, capsys):
+    assert main([verb, "--lambda=0.7"]) == 2
+    assert "unrecognized arguments: --lambda=0.7; did you mean --clip-weight?" in capsys.readouterr().err
+
+
 def test_the_version_is_the_distributions(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("ovseg-mining 0.")

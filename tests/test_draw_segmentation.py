@@ -18,6 +18,7 @@ from pipelines.draw_segmentation import (
     ROWS_A_COLUMN,
     JudgedImage,
     LegendEntry,
+    bar_labels,
     class_borders,
     class_colours,
     draw_legend,
@@ -170,6 +171,13 @@ def test_absent_classes_have_no_bar_but_a_row():
     there, absent = (per_class_bars(["sofa", "lamp"], np.array([0.5, iou])) for iou in (0.4, np.nan))
     assert opened(there).shape == opened(absent).shape
     assert bar_pixels(absent, BLUE) < 0.7 * bar_pixels(there, BLUE)
+
+
+def test_what_was_missed_is_told_from_what_was_only_predicted():
+    share = np.array([0.5, 0.0, 0.0, np.nan])
+    present = np.array([True, True, False, False])
+    assert bar_labels(share, present) == ["50.0", "0.0", "absent, yet predicted", "absent"]
+    assert bar_labels(share, None) == ["50.0", "0.0", "0.0", "absent"]
 
 
 def test_seen_and_unseen_classes_have_their_colours():

@@ -8,6 +8,8 @@ from PIL import Image
 
 from ovseg_model.datasets.scenes import draw_scene
 from pipelines.command_line import main
+from pipelines.evaluate_model import unused_options
+from pipelines.evaluation import EvaluateOptions
 
 SCENES_CLIP = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
 
@@ -22,7 +24,49 @@ def test_regions_of_drawn_scenes(tmp_path, capsys):
     found = result(tmp_path)["numbers"]
     assert found["count"] > 12
     assert 0.4 < found["top1"] <= found["top5"] <= 1
-    assert "CLIP scenes, 1 templates" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "CLIP scenes, templates photo (1)" in text
+    assert "the first 6 drawn scenes, which have no end" in text
+    assert "SCENES:" not in text
+    # What is stored is not predicted again: of each region the true class, then the five best.
+    part = tmp_path / "predictions/part-00000.json"
+    stored = json.loads(part.read_text())
+    assert [len(stored), len(stored[0][0])] == [6, 6]
+    assert sum(map(len, stored)) == found["count"]
+    part.write_text(json.dumps([[[3, 3, 1, 2, 4, 5]], [[3, 1, 2, 3, 4, 5]], [[0, 1, 2, 3, 4, 5]], [], [], []]))
+    assert main([*arguments, *SCENES_CLIP]) == 0
+    wanted = {"top1": 1 / 3, "top5": 2 / 3, "mean_class": (1 / 2 + 0) / 2, "count": 3}
+    assert result(tmp_path)["numbers"] == pytest.approx(wanted)
+    rows = (tmp_path / "per_class.csv").read_text().splitlines()
+    assert rows[0] == "class,name,count,top1,top5"
+    assert [row.split(",")[2:] for row in (rows[1], rows[4], rows[2])] == [["1", "0", "0"], ["2", "1", "2"], ["0"] * 3]
+    assert (tmp_path / "per_class.png").read_bytes()[:4] == b"\x89PNG"
+    capsys.readouterr()
+    assert main(["score", "--output", str(tmp_path)]) == 2
+    assert "is an evaluation of regions; its stored answers are counted again by the same" in capsys.readouterr().err
+
+
+def test_regions_are_of_all_images_unless_a_limit_is_given(tmp_path, monkeypatch, capsys):
+    from ovseg_model import labelled_regions
+
+    monkeypatch.setattr(labelled_regions, "DRAWN_IMAGES", 2)
+    assert (
+        main(
+            ["draw-scenes", "--output", str(tmp_path / "drawn"), "--scenes", "3", "--size-px", "64", "--split", "test"]
+        )
+        == 0
+    )
+    arguments = ["evaluate", "--benchmark", "regions", *SCENES_CLIP]
+    for root, limit, sentence in (
+        ("scenes", (), "the first 2 drawn scenes, which have no end"),
+        (str(tmp_path / "drawn"), (), "all 3 images"),
+        (str(tmp_path / "drawn"), ("--limit", "1"), "the first 1 of 3 images: the numbers compare with no published"),
+        (f"scenes@{tmp_path / 'drawn'}", (), "scenes: 3 images of test, officially it has 1,000; numbers of another"),
+    ):
+        output = tmp_path / f"out-{len(sentence)}"
+        assert main([*arguments, "--root", root, *limit, "--output", str(output)]) == 0
+        assert any(line.startswith(sentence) for line in result(output)["protocol"]), sentence
+        assert sentence in capsys.readouterr().out
 
 
 def write_image_folder(root):
@@ -46,7 +90,32 @@ def test_an_image_folder_by_clips_own_preprocessing(tmp_path, capsys):
     (output / "predictions/part-00000.json").write_text(json.dumps([[0, 1], [1, 0], [1, 0], [1, 0]]))
     assert main(arguments) == 0
     assert result(output)["numbers"]["top1"] == 0.75
-    assert "top1           75.00" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "top1           75.00" in text
+    assert "SCENES: the CLIP that is used ships with the project" in text
+    assert "SCENES: the CLIP" in " ".join(result(output)["protocol"])
+
+
+def test_another_set_of_images_does_not_take_stored_answers(tmp_path, capsys):
+    root, output = write_image_folder(tmp_path / "images"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "image-folder", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    (root / "blue/0.png").rename(root / "blue/2.png")
+    assert main(arguments) == 2
+    assert "holds predictions of another samples" in capsys.readouterr().err
+    (root / "blue/2.png").rename(root / "blue/0.png")
+    assert main(arguments) == 0
+    (root / "blue").rename(root / "green")
+    assert main(arguments) == 2
+
+
+def test_other_birds_do_not_take_stored_answers(tmp_path, capsys):
+    root, output = write_waterbirds(tmp_path / "birds"), tmp_path / "out"
+    arguments = ["evaluate", "--benchmark", "waterbirds", "--root", str(root), "--output", str(output), *SCENES_CLIP]
+    assert main(arguments) == 0
+    (root / "segmentations").rename(root / "away")  # now the region is the whole image
+    assert main(arguments) == 2
+    assert "holds predictions of another samples" in capsys.readouterr().err
 
 
 def test_another_model_does_not_go_on_in_the_same_folder(tmp_path, capsys):
@@ -92,7 +161,35 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
     )
     text = capsys.readouterr().out
     assert "The region is the bird, by CUB's masks." in text
+    assert "SCENES: the CLIP that is used ships with the project" in text
     assert "landbird on land                     50.00   of 2" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "unused", "used"),
+    [
+        (
+            {"benchmark": "scenes"},
+            "answer union_threshold tune_images",
+            "masks names oracle clip_weight mask_threshold",
+        ),
+        ({"benchmark": "scenes", "tune_on": "val"}, "answer", "tune_images"),
+        ({"benchmark": "scenes:ink", "oracle": "masks"}, "masks mask_option mask_threshold soft_masks", "names clip"),
+        (
+            {"benchmark": "refcoco:testA"},
+            "names clip_weight soft_masks synonyms union_threshold",
+            "masks mask_threshold",
+        ),
+        ({"benchmark": "reasonseg", "answer": "union"}, "tune_on oracle", "union_threshold"),
+        ({"benchmark": "regions"}, "masks mask_threshold names answer oracle", "expand_ratio synonyms limit templates"),
+        ({"benchmark": "image-folder"}, "masks mask_threshold names answer expand_ratio antialias", "synonyms limit"),
+        ({"benchmark": "waterbirds:val"}, "masks tune_on names", "expand_ratio root region_batch"),
+    ],
+)
+def test_options_without_a_part_are_known(options, unused, used):
+    found = unused_options(EvaluateOptions(**options))
+    assert set(unused.split()) <= found
+    assert not set(used.split()) & found
 
 
 @pytest.mark.parametrize(
@@ -103,6 +200,18 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
         (["--benchmark", "regions", "--output", "x"], "--root is missing: give a labelled set"),
         (["--benchmark", "waterbirds", "--output", "x"], "--root is missing: give the folder"),
         (["--benchmark", "image-folder", "--output", "x", "--root", "nowhere"], "--root nowhere: is no folder"),
+        (
+            ["--benchmark", "regions:val", "--output", "x"],
+            "--benchmark regions:val: regions has no splits; --root says",
+        ),
+        (
+            ["--benchmark", "regions", "--output", "x", "--oracle", "labels"],
+            "--oracle: has no part in --benchmark regions --oracle labels; leave it away",
+        ),
+        (
+            ["--benchmark", "waterbirds", "--output", "x", "--no-soft-masks"],
+            "--soft-masks: has no part in --benchmark waterbirds as it is asked for; leave it away",
+        ),
         (["--benchmark", "regions", "--union-threshold", "2"], "--union-threshold: wanted 0 to 1, got 2.0"),
     ],
 )

@@ -15,10 +15,14 @@ from ovseg_model.proposals.soft import HardProposals
 from ovseg_model.rle import encode_masks
 from pipelines import evaluate_expressions
 from pipelines.command_line import main
-from pipelines.evaluate_expressions import Answering, choose, score_answer
-from pipelines.open_segmenter import Models
+from pipelines.evaluate_expressions import Answering, choose, one_prompt
+from pipelines.expression_report import Answered, how_answered, how_asked, mask_map, score_answer, sum_of
+from pipelines.open_segmenter import ModelOptions, Models
 
 TEXTS = {"left man": (1, 0, 0), "man in the corner": (0, 1, 0), "edge": (0.6, 0.8, 0), "others": (1, 1, 1)}
+
+
+FINGERPRINT = {"proposals": {"generator": "three"}, "clip": {"name": "axes"}, "templates": ["{}"]}
 
 
 class ThreeMasks:
@@ -59,7 +63,7 @@ class GivenTexts:
 def generator(monkeypatch):
     """The three masks and their vectors, as the models that are opened."""
     generator = ThreeMasks()
-    models = Models(HardProposals(generator), AxisRegions(), GivenTexts(), {"clip": {"name": "axes"}})
+    models = Models(HardProposals(generator), AxisRegions(), GivenTexts(), FINGERPRINT)
     monkeypatch.setattr(evaluate_expressions, "open_models", lambda options, work_folder: models)
     return generator
 
@@ -98,7 +102,13 @@ def test_the_best_proposal_answers(tmp_path, generator, capsys):
     assert generator.asked == [IMAGE]  # once for three expressions
     text = capsys.readouterr().out
     assert text.startswith("RefCOCO testA has 5657 expressions, here are 3: the numbers compare with no published ones")
-    assert "RefCOCO, split testA; answer best; CLIP axes alone\nThe expression is one prompt;" in text
+    assert (
+        "RefCOCO, split testA\nmasks three, mask threshold 0.4, CLIP axes alone, template '{}'\n"
+        "test resolution: the image's own size\n"
+        "The expression is one prompt; the answer is the single proposal of highest cosine.\n"
+    ) in text
+    assert "union of proposals" not in text
+    assert [line for line in text.splitlines() if line in found["protocol"]] == found["protocol"]
     assert "\nall                    3   45.45   56.67   66.67\n" in text
 
 
@@ -114,6 +124,15 @@ def test_all_proposals_above_the_threshold_answer(tmp_path, generator, threshold
     numbers = found["numbers"]["all"]
     assert (numbers["ciou"], numbers["giou"], numbers["p_at_05"]) == pytest.approx((ciou, giou, hits))
     assert found["made_by"]["union_threshold"] == float(threshold)
+
+
+def test_an_expression_is_one_prompt_unless_templates_are_given():
+    options = ModelOptions()
+    assert one_prompt(options, {"clip"}).templates == "{}"
+    assert one_prompt(options, {"templates"}).templates == "vild"
+    made_by = {"answer": "union", "union_threshold": 0.25}
+    assert how_answered(made_by).endswith('union of proposals whose probability against "others" is above 0.25')
+    assert how_asked(["a {}", "the {}"]) == "The expression is put into 2 prompts, whose vectors are averaged"
 
 
 def test_the_threshold_is_strict_and_margins_may_be_large():
@@ -149,6 +168,43 @@ def test_answers_that_are_stored_are_not_given_again(tmp_path, generator):
     assert result(out)["numbers"]["all"]["ciou"] == pytest.approx(6 / 22)
 
 
+def test_stored_answers_are_scored_again_without_a_model(tmp_path, generator, monkeypatch, capsys):
+    root, out = write_refer(tmp_path / "data"), tmp_path / "out"
+    assert evaluate("refcoco:testA", root, out) == 0
+    assert (out / "worst_and_best.png").read_bytes()[:4] == b"\x89PNG"
+    first = (out / "result.json").read_bytes()
+    monkeypatch.setattr(evaluate_expressions, "open_models", lambda *_: pytest.fail("a model was opened"))
+    for runner in ((), ("--runner", "plain")):
+        (out / "result.json").unlink()
+        assert main(["score", "--output", str(out), *runner]) == 0
+        assert (out / "result.json").read_bytes() == first
+    assert "\nall                    3   45.45   56.67   66.67\n" in capsys.readouterr().out
+    assert main(["score", "--output", str(out), "--runner", "FnApiRunner"]) == 2
+    assert "--runner: expressions are scored in this process" in capsys.readouterr().err
+    (out / "predictions/part-00000.json").unlink()
+    assert main(["score", "--output", str(out)]) == 2
+    assert "there is no answer to" in capsys.readouterr().err
+    write_refer(root, references=[*REFERENCES, reference(3, "testA", 71, (9, "one more"))])
+    assert main(["score", "--output", str(out)]) == 2
+    assert "has other expressions than those that" in capsys.readouterr().err
+
+
+def test_a_mask_is_a_map_of_one_class():
+    mask = encode_masks(np.array([[[True, False]]]))[0]
+    assert mask_map(mask, (1, 2)).tolist() == [[0, 65535]]
+    assert mask_map(None, (1, 2)).tolist() == [[65535, 65535]]
+
+
+def test_groups_add_what_is_theirs():
+    whole = encode_masks(np.ones((1, 2, 3), bool))[0]
+    scored = [
+        Answered(ReferringSample("a", "a.jpg", "x", whole, group=group), {}, score_answer(sample, answer))
+        for group, answer in (("short", whole), ("long", None))
+        for sample in (ReferringSample("a", "a.jpg", "x", whole),)
+    ]
+    assert [sum_of(scored, group).ciou for group in ("", "short", "long")] == [0.5, 1.0, 0.0]
+
+
 def test_answers_of_another_question_are_refused(tmp_path, generator, capsys):
     root, out = write_refer(tmp_path / "data"), tmp_path / "out"
     assert evaluate("refcoco:testA", root, out) == 0
@@ -167,7 +223,7 @@ def test_a_limit_takes_the_first_and_says_so(tmp_path, generator, capsys):
 
 def test_proposals_that_fail_leave_expressions_unanswered_and_are_listed(tmp_path, generator, capsys):
     generator.fails = True
-    assert evaluate("refcoco:testA", write_refer(tmp_path / "data"), tmp_path / "out") == 0
+    assert evaluate("refcoco:testA", write_refer(tmp_path / "data"), tmp_path / "out") == 1  # of all
     found = result(tmp_path / "out")
     assert (found["failed"], found["numbers"]["all"]["giou"]) == (3, 0.0)
     drops = json.loads((tmp_path / "out/drops.json").read_text())
@@ -222,8 +278,9 @@ def test_no_answer_is_right_where_nothing_is_meant():
 
 
 def test_the_clip_that_knows_no_photographs_says_so(tmp_path, capsys):
-    clip = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
+    clip = ("--clip", "scenes", "--device", "cpu")
     assert evaluate("refcoco", write_refer(tmp_path / "data"), tmp_path / "out", *clip) == 0  # black: no proposals
+    assert result(tmp_path / "out")["made_by"]["models"]["templates"] == ["{}"]
     assert result(tmp_path / "out")["numbers"]["all"]["giou"] == 0.0
     assert "SCENES: the CLIP that is used ships with the project" in capsys.readouterr().out
 
@@ -234,8 +291,14 @@ def test_the_clip_that_knows_no_photographs_says_so(tmp_path, capsys):
         (["--benchmark", "refcoco:testC", "--root", "."], "RefCOCO has no split 'testC'"),
         (["--benchmark", "refcoco"], "--root is missing: give the folder that holds the files of refcoco"),
         (["--benchmark", "refcoco", "--root", "nowhere"], "--root nowhere: is no folder"),
-        (["--benchmark", "refcoco", "--root", ".", "--oracle", "masks"], "--oracle: is for benchmarks with label maps"),
-        (["--benchmark", "refcoco", "--root", ".", "--tune-on", "val"], "--tune-on: is for benchmarks with label maps"),
+        (
+            ["--benchmark", "refcoco", "--root", ".", "--oracle", "masks"],
+            "--oracle: has no part in --benchmark refcoco",
+        ),
+        (
+            ["--benchmark", "refcoco", "--root", ".", "--tune-on", "val"],
+            "--tune-on: has no part in --benchmark refcoco",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ovseg_model.datasets.benchmark import IGNORE, open_label_map_benchmark
 from ovseg_model.label_png import label_png, read_label_png
@@ -60,15 +61,30 @@ def test_every_number_says_what_it_depends_on(evaluated, capsys):
     assert main([*ORACLE, "--output", str(evaluated)]) == 0
     text = capsys.readouterr().out
     for words in (
-        "Scenes, split test, the first 6",
-        "masks of the truth, CLIP scenes, class names ovseg (verbatim), 1 templates",
-        "hard masks without classes, so CLIP stands alone",
+        "the first 6 of 1,000 images: the numbers compare with no published ones\nScenes, split test\n",
+        "masks of the truth, CLIP scenes, class names ovseg (verbatim), templates photo (1)",
+        "test resolution: the image's own size",
+        "the masks come without class probabilities, so CLIP stands alone",
         "oracle: the truth's masks, predicted labels",
         "mIoU U (present or predicted)",
         "mIoU G (present)",
         "44 all,",
     ):
         assert words in text
+
+
+def test_images_that_are_missing_are_said_in_the_result_and_when_it_is_scored_again(tmp_path, capsys):
+    drawn, output = tmp_path / "drawn", tmp_path / "out"
+    assert main(["draw-scenes", "--output", str(drawn), "--scenes", "2", "--size-px", "64", "--split", "test"]) == 0
+    words = ("evaluate", "--benchmark", "scenes", "--root", str(drawn), "--oracle", "masks", *MODEL)
+    assert main([*words, "--output", str(output)]) == 0
+    sentence = "scenes: 2 images of test, officially it has 1,000; numbers of another set of images compare with no"
+    assert result(output)["protocol"][0].startswith(sentence)
+    first = (output / "result.json").read_bytes()
+    capsys.readouterr()
+    assert main(["score", "--output", str(output), "--runner", "plain"]) == 0
+    assert sentence in capsys.readouterr().out
+    assert (output / "result.json").read_bytes() == first
 
 
 def test_it_goes_on_where_it_was_stopped(evaluated, tmp_path):
@@ -146,14 +162,70 @@ def test_lambda_is_tuned_on_another_split_and_remembered(tmp_path, capsys):
     assert "another chosen, options" in capsys.readouterr().err
 
 
+def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
+    from tiny_networks import write_maskformer
+
+    weights = f"weights={write_maskformer(tmp_path / 'network')}"
+    masks = ("--masks", "maskformer", "--mask-option", weights, "short_side_px=32")
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "1", *masks, *MODEL)
+    assert main([*arguments, "--output", str(tmp_path / "own")]) == 0
+    alone = "λ 1, mask threshold 0.4: the masks come without class probabilities, so CLIP stands alone"
+    text = capsys.readouterr().out
+    assert f"{alone}\n" in text
+    assert "test resolution: short side 32 px, long side 2,560 px at most\n" in text
+    assert result(tmp_path / "own")["made_by"]["options"]["clip_weight"] == 1.0
+    assert main([*arguments, "--mask-option", "max_masks=5", "--output", str(tmp_path / "x")]) == 2
+    assert "--mask-option max_masks: is for mining; here every query of maskformer" in capsys.readouterr().err
+    assert main([*arguments, "--clip-weight", "0.3", "--output", str(tmp_path / "given")]) == 0
+    assert f"{alone}; --clip-weight 0.3 has no part in it\n" in capsys.readouterr().out
+
+
+def test_ovsegs_network_wants_the_clip_and_the_templates_of_its_classes(tmp_path, capsys):
+    import torch
+    from tiny_networks import QUERIES
+
+    from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
+    from ovseg_model.clip import load_clip, resolve_clip
+    from ovseg_model.proposals.proposal_network import NetworkFacts, ProposalModel, preset_config, save_network
+
+    clip, names = load_clip(resolve_clip("scenes"), "cpu"), ("tree", "road", "cup")
+    vectors_KD = ClassEmbeddings(clip, prompt_templates("vild")).embed(names)
+    facts = NetworkFacts("scenes", "12ab", prompt_templates("vild"), names, 32, 64)
+    model = ProposalModel(preset_config("tiny", QUERIES), vectors_KD.shape[1], 32)
+    save_network(tmp_path, model, facts, torch.tensor(vectors_KD))
+    masks = ("--masks", "maskformer", "--mask-option", f"weights={tmp_path}", "short_side_px=32")
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "1", *masks, "--clip", "scenes", "--device", "cpu")
+    assert main([*arguments, "--output", str(tmp_path / "same")]) == 0
+    photo = ("--templates", "photo")
+    assert main([*arguments, *photo, "--output", str(tmp_path / "other")]) == 2
+    assert "was trained with class vectors by CLIP scenes and templates vild (14); by" in capsys.readouterr().err
+    assert main([*arguments, *photo, "--clip-weight", "1", "--output", str(tmp_path / "alone")]) == 0
+    image = tmp_path / "photo.png"
+    Image.new("RGB", (32, 32), (200, 40, 40)).save(image)
+    segment = ("segment", str(image), "--classes", "cup, tree", *masks, *MODEL, "--output", str(tmp_path / "segmented"))
+    assert main(segment) == 2
+    assert main([*segment, "--demo"]) == 0
+
+
 def test_nothing_is_tuned_on_what_is_reported(tmp_path, capsys):
     assert main([*THIRDS, "--tune-on", "test", "--output", str(tmp_path)]) == 2
     assert "--tune-on test: is the split that is reported" in capsys.readouterr().err
     assert main([*ORACLE, "--tune-on", "val", "--tune-images", "2", "--output", str(tmp_path)]) == 2
     assert "with --oracle masks nothing depends on λ" in capsys.readouterr().err
+    assert main([*THIRDS, "--oracle", "labels", "--tune-on", "val", "--output", str(tmp_path)]) == 2
+    assert "with --oracle labels no class is predicted" in capsys.readouterr().err
 
 
-def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path):
+def test_masks_with_nothing_to_tune_are_refused_before_the_first_image(tmp_path, monkeypatch, capsys):
+    from pipelines import evaluate_label_maps
+
+    monkeypatch.setattr(evaluate_label_maps, "read_input", lambda benchmark, sample: pytest.fail("an image was read"))
+    arguments = ("evaluate", "--benchmark", "scenes", "--limit", "2", *MODEL)
+    assert main([*arguments, "--tune-on", "val", "--output", str(tmp_path)]) == 2
+    assert "--tune-on: the masks are hard and come without class probabilities" in capsys.readouterr().err
+
+
+def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path, capsys):
     failing = ["soft_fakes:open_failing" if word == "soft_fakes:open_thirds" else word for word in THIRDS]
     assert main([*failing, "--output", str(tmp_path)]) == 0
     drops = json.loads((tmp_path / "drops.json").read_text())
@@ -162,7 +234,35 @@ def test_a_failed_image_is_scored_as_unlabelled_and_listed(tmp_path):
     ]
     prediction = read_label_png((tmp_path / "predictions/scene%3A11000001%3Apainted.png").read_bytes())
     assert (prediction == IGNORE).all()
-    assert result(tmp_path)["images"] == 4
+    assert (result(tmp_path)["images"], result(tmp_path)["failed"]) == (4, 1)
+    note = "proposals failed of 1 images, which count as unlabelled: drops.json"
+    assert note in result(tmp_path)["protocol"]
+    assert note in capsys.readouterr().out
+    assert main(["score", "--output", str(tmp_path), "--runner", "plain"]) == 0
+    assert result(tmp_path)["failed"] == 1
+
+
+def test_where_all_proposals_fail_nothing_was_measured(tmp_path, monkeypatch):
+    import soft_fakes
+
+    from ovseg_model.proposals import ProposalError
+
+    def fail(self, images, class_vectors_KD):
+        return [ProposalError("proposal_failed", "no") for _ in images]
+
+    monkeypatch.setattr(soft_fakes.Thirds, "propose_soft", fail)
+    assert main([*THIRDS, "--output", str(tmp_path)]) == 1
+    assert (result(tmp_path)["failed"], result(tmp_path)["numbers"]["pacc"]) == (4, 0.0)
+    assert main(["score", "--output", str(tmp_path), "--runner", "plain"]) == 1
+
+
+def test_the_clip_that_knows_no_photographs_says_so_but_of_scenes(evaluated):
+    from pipelines.label_map_report import protocol
+    from pipelines.summary import ONLY_SCENES
+
+    made_by = result(evaluated)["made_by"]
+    assert not set(ONLY_SCENES) & set(protocol(open_label_map_benchmark("scenes"), made_by))
+    assert set(ONLY_SCENES) <= set(protocol(open_label_map_benchmark("ade20k-150"), made_by))
 
 
 # Oracles by hand.

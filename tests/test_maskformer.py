@@ -170,6 +170,23 @@ def test_the_fingerprint_is_free_of_paths_and_follows_weights_and_options(folder
     assert str(tmp_path) not in json.dumps(again)
 
 
+def test_objectness_is_fused_where_it_is_asked_for_and_leaves_older_hashes(folders):
+    options = {"weights": str(folders["maskformer"]), "short_side_px": 32}
+    plain, with_it = (
+        resolve_generator("maskformer", options | more, "cpu", "") for more in ({}, {"use_objectness": "true"})
+    )
+    assert "use_objectness" not in plain.fingerprint()["options"]
+    assert with_it.fingerprint()["options"]["use_objectness"] is True
+    vectors = np.eye(4, dtype=np.float32)
+    (found,), (weighed,) = (open_generator(each).propose_soft([noise(40, 60)], vectors) for each in (plain, with_it))
+    assert found.class_probability_NK is None
+    assert weighed.class_probability_NK.shape == (QUERIES, 4)
+    assert (weighed.class_probability_NK == weighed.class_probability_NK[:, :1]).all()
+    assert open_generator(with_it).gives_probabilities
+    with pytest.raises(UserError, match="use_objectness is for plain checkpoints"):
+        resolve_generator("maskformer", {"weights": str(folders["ovseg"]), "use_objectness": True}, "cpu", "")
+
+
 def test_half_precision_moves_few_pixels(folders):
     options = {"weights": str(folders["maskformer"]), "short_side_px": 32}
     full, half = (

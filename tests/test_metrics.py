@@ -9,6 +9,7 @@ import pytest
 from ovseg_model.datasets.benchmark import IGNORE
 from ovseg_model.metrics import (
     TITLES,
+    RunningCounts,
     SegmentationCounts,
     SegmentationResult,
     SplitMeans,
@@ -116,6 +117,25 @@ def test_runs_and_single_pixels_count_alike(classes, noise):
     counts = count_pixels(prediction, truth, classes)
     assert counts.confusion_KP.dtype == np.int64
     assert (counts.confusion_KP == naive_confusion(prediction, truth, classes)).all()
+
+
+def test_an_images_own_score_comes_with_the_sum():
+    counts = RunningCounts(4)
+    # Class 0: 2 of 4 pixels hit, none more predicted: 2/4. Class 2: 1 of 1, and 1 of class 0: 1/2. The last is ignored.
+    assert counts.add(labels([[0, 0, 2, 1, 2, 3]]), labels([[0, 0, 0, 0, 2, IGNORE]])) == (2 / 4 + 1 / 2) / 2
+    assert math.isnan(counts.add(labels([[1]]), labels([[IGNORE]])))
+    assert counts.add(labels([[IGNORE, 1]]), labels([[1, 1]])) == 1 / 2
+    assert counts.total().confusion_KP.sum() == 7
+    assert counts.total().predicted_pixels().tolist() == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("classes", [7, 300])
+def test_scores_and_sum_are_those_of_whole_matrices(noise, classes):
+    counts, pairs = RunningCounts(classes), [drawn_maps(seed, classes, noise=noise) for seed in range(3)]
+    for pair in pairs:
+        assert counts.add(*pair) == segmentation_result(count_images([pair], classes)).miou_present
+    assert np.array_equal(counts.total().confusion_KP, count_images(pairs, classes).confusion_KP)
 
 
 def test_one_pixel_no_pixel_and_the_largest_class():

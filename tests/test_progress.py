@@ -14,8 +14,16 @@ def nothing_done(monkeypatch):
 
 def test_items_pass_unchanged():
     assert list(show_progress(range(5), "read", "row")) == [0, 1, 2, 3, 4]
+    assert list(show_progress(iter([[1, 2], [3]]), "predict", "images", 3, len)) == [[1, 2], [3]]
     assert list(count_images("abc", "masks")) == ["a", "b", "c"]
     assert (images_done("masks"), images_done("pairs")) == ("3 images", "")
+
+
+def test_a_total_is_counted_in_the_units_of_its_items(capsys):
+    list(show_progress(iter([[1, 2], [3], [4]]), "predict", "images", 5, len))
+    shown = capsys.readouterr().err
+    assert "predict:  80%" in shown
+    assert "4/5" in shown
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -115,6 +115,49 @@ def test_class_probability_is_the_softmax_without_no_object(network):
     assert left == pytest.approx(wanted[:, 5].numpy(), abs=1e-5)
 
 
+def test_other_text_towers_and_templates_are_refused_before_work(network):
+    names = []
+
+    def embedded(vectors_KD):
+        def embed(asked):
+            names.append(list(asked))
+            return vectors_KD
+
+        return embed
+
+    trained_KD = unit_vectors(2)
+    network.check_vectors(embedded(trained_KD))
+    assert names == [["sky", "ball"]]
+    # .995 of the second vector and what is left at a right angle to it: still near enough; .98 is not.
+    other_D = unit_vectors(1, seed=9)[0]
+    other_D -= (other_D @ trained_KD[1]) * trained_KD[1]
+    other_D /= np.linalg.norm(other_D)
+    for cosine in (0.995, 0.98):
+        moved_KD = trained_KD.copy()
+        moved_KD[1] = cosine * trained_KD[1] + np.sqrt(1 - cosine**2) * other_D
+        if cosine > 0.99:
+            network.check_vectors(embedded(moved_KD))
+            continue
+        sentence = r"by CLIP my-clip and templates photo \(1\); by --clip .* 'ball' has cosine 0.98 with its vector"
+        with pytest.raises(UserError, match=sentence):
+            network.check_vectors(embedded(moved_KD))
+    with pytest.raises(UserError, match=r"my-clip and .*, of 16 dimensions; got 8"):
+        network.check_vectors(embedded(unit_vectors(2, dimensions=8)))
+
+
+def test_eight_training_names_are_enough_to_tell(network, monkeypatch):
+    asked = []
+    monkeypatch.setattr(network, "facts", dataclasses.replace(FACTS, classes=tuple(f"thing {n}" for n in range(19))))
+    monkeypatch.setattr(network, "_trained_KD", unit_vectors(19))
+
+    def embed(names):
+        asked.extend(names)
+        return unit_vectors(19)[[int(name.split()[1]) for name in names]]
+
+    network.check_vectors(embed)
+    assert asked == [f"thing {n}" for n in range(0, 16, 2)]
+
+
 def test_vectors_of_another_clip_are_refused(network):
     with pytest.raises(UserError, match="16 dimensions, by my-clip; got 8"):
         network.propose_soft([noise(64, 64)], unit_vectors(5, dimensions=8))

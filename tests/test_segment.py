@@ -26,6 +26,7 @@ from ovseg_model.segment import (
     hard_masks,
     instances,
     label_map,
+    network_probability,
     panoptic_segments,
 )
 from schemas import UserError
@@ -63,6 +64,23 @@ def test_of_several_names_the_best_counts():
     found = clip_probability(np.array([[0.5, 0.52, 0.51]], np.float32), classes)
     assert found[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-4)
     assert classes.join(np.array([[0.1, 0.3, 0.2]])).tolist() == [[0.3, 0.2]]
+
+
+def test_names_of_a_class_are_joined_before_the_networks_softmax():
+    classes = ClassVectors(np.eye(4, dtype=np.float32), (0, 3))  # three names of the first class, one of the second
+    logits = np.array([[1.0, 1.2, 0.9, 1.1, 0.5], [0, 0, 0, 0, 9]])  # the last is "no object"
+    exponentials = np.exp(logits)
+    named = (exponentials / exponentials.sum(axis=1, keepdims=True))[:, :4].astype(np.float32)
+    joined = np.exp(np.stack([logits[:, :3].max(axis=1), logits[:, 3], logits[:, 4]], axis=1))
+    wanted = (joined / joined.sum(axis=1, keepdims=True))[:, :2]
+    assert network_probability(named, classes) == pytest.approx(wanted, abs=1e-6)
+    # The largest of the first row's names would be .25 of all five, where it is .42 of three.
+    assert wanted[0, 0] == pytest.approx(0.4164, abs=1e-4)
+    alone = ClassVectors(np.eye(4, dtype=np.float32), (0, 1, 2, 3))
+    assert network_probability(named, alone) is named
+    assert network_probability(None, classes) is None
+    assert network_probability(np.zeros((1, 4), np.float32), classes).tolist() == [[0, 0]]
+    assert network_probability(np.array([[0.5, 0.5, 0, 0]], np.float32), classes).tolist() == [[1, 0]]
 
 
 def test_a_label_map_sums_scores_by_soft_masks():

@@ -266,11 +266,13 @@ def test_what_is_given_beside_the_demo_counts(tmp_path, colours):
     assert (options["mask_threshold"], options["best_proposal_only"]) == (0.5, True)
 
 
-def test_masks_without_classes_leave_clip_alone(tmp_path, colours):
+def test_masks_without_classes_leave_clip_alone(tmp_path, colours, capsys):
     image = write_image(tmp_path / "photo.png")
     arguments = ("--classes", "ball, sky", "--clip-weight", "0.2", "--output", tmp_path / "out")
     assert segment(image, *arguments) == 0
     assert facts(tmp_path / "out", "photo")["made_by"]["options"]["clip_weight"] == 1.0
+    said = capsys.readouterr().err
+    assert "--clip-weight 0.2: has no part in it, since the masks come without class probabilities" in said
 
 
 def test_low_scores_can_be_left_out_of_the_json(tmp_path, colours):
@@ -295,6 +297,15 @@ def test_folders_and_globs_are_photographs_in_order(tmp_path):
     # Each once, however it is named; what is named itself is taken whatever its ending.
     assert find_images([str(tmp_path / "b.jpg"), str(tmp_path)]) == expected[::-1]
     assert find_images([f"{tmp_path}/./notes.txt"]) == [str(tmp_path / "notes.txt")]
+
+
+def test_folders_below_are_looked_into_by_a_glob_only(tmp_path):
+    for name in ("a.jpg", "below/b.jpg", "below/further/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.jpg")]
+    assert find_images([f"{tmp_path}/**/*.jpg"]) == [str(tmp_path / name) for name in ("a.jpg", "below/b.jpg")]
+    assert len(find_images([f"{tmp_path}/**"])) == 3
 
 
 def test_a_name_with_brackets_is_a_name_first(tmp_path):
@@ -329,7 +340,11 @@ def test_results_of_two_images_never_share_a_name(tmp_path):
         (["x.jpg", "--classes-file", "nowhere.txt"], "--classes-file nowhere.txt: cannot be read"),
         (["x.jpg", "--classes", "cat, dog, cat"], "'cat' names two classes"),
         (["x.jpg", "--classes", "cat", "--background", "wall, cat"], "'cat' names two classes"),
-        (["x.jpg", "--classes", "cat"], "x.jpg: there is no image"),
+        (["x.jpg", "--classes", "cat"], "x.jpg: does not exist; wanted a file, or a folder or glob"),
+        (["x*.jpg", "--classes", "cat"], "x*.jpg: there is no image"),
+        ([".", "--classes", "cat"], "folders below a folder are not looked into: that is './**/*.jpg'"),
+        (["x.jpg", "--classes", "others"], "a single class competes with a background that is called 'others' too"),
+        (["x.jpg", "--classes", "cat;dog"], "class names 'cat;dog': classes have commas between them"),
         ([".", "--classes", "cat"], ".: there is no image; wanted a file, or a folder or glob of files with .jpg"),
         (["x.jpg", "--classes", "cat", "--least-score", "2"], "--least-score: wanted 0 to 1, got 2.0"),
         (["x.jpg", "--classes", "cat", "--output", ""], "--output is empty"),

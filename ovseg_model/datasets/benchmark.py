@@ -56,9 +56,6 @@ class OvsegSettings:
     clip_weight: float
     """λ of the geometric fusion, 0 to 1: 1 is CLIP alone but for what the proposal network excludes."""
 
-    short_side_px: int = 640
-    max_side_px: int = 2560
-
 
 @dataclass(frozen=True)
 class LabelMapBenchmark:

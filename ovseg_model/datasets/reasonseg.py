@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ovseg_model.datasets.dataset_files import find_place, image_size_px, read_json
-from ovseg_model.datasets.referring import PROTOCOL, ReferringBenchmark, ReferringSample
+from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample
 from ovseg_model.proposals.annotations import MAX_COORDINATE_PX
 from ovseg_model.rle import Rle, encode_labels, encode_masks
 from schemas.errors import UserError
@@ -31,7 +31,7 @@ TARGET, IGNORED = 1, 2
 """Values of a drawn map; 0 is the rest."""
 
 NOTES = (
-    f"{PROTOCOL} An image's first text is asked. gIoU is the mean of the images' IoU, an empty union counting as 1; "
+    "An image's first text is asked. gIoU is the mean of the images' IoU, an empty union counting as 1; "
     "cIoU the sum of intersections over the sum of unions; pixels marked ignore are not scored."
 )
 

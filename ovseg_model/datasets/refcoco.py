@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ovseg_model.datasets.coco_instances import CocoInstances, read_instances
 from ovseg_model.datasets.dataset_files import find_place, read_json, require_files
-from ovseg_model.datasets.referring import PROTOCOL, ReferringBenchmark, ReferringSample
+from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample
 from ovseg_model.datasets.safe_pickle import load_restricted
 from schemas.errors import UserError
 
@@ -26,7 +26,7 @@ SOURCE = "REFER, https://github.com/lichengunc/refer (archives refcoco.zip, refc
 IMAGES_SOURCE = "COCO's images of train2014, http://images.cocodataset.org/zips/train2014.zip"
 
 NOTES = (
-    f"{PROTOCOL} cIoU is the sum of intersections over the sum of unions of all expressions. "
+    "cIoU is the sum of intersections over the sum of unions of all expressions. "
     "OVSeg's paper has no RefCOCO number: 76.5 and 71.0 on testA, where a table lists them under OVSeg, are ReLA's."
 )
 

@@ -14,12 +14,6 @@ from pathlib import Path
 from ovseg_model.rle import Rle
 from schemas.errors import UserError
 
-PROTOCOL = (
-    "The expression is one prompt; the best single proposal is the answer by default, "
-    "the union of proposals above a threshold by option."
-)
-"""How a model that scores proposals answers an expression: printed with every number."""
-
 
 @dataclass(frozen=True)
 class ReferringSample:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ovseg_model.proposals.generator import (
@@ -19,9 +19,10 @@ from ovseg_model.proposals.generator import (
     Resolution,
 )
 from ovseg_model.proposals.network_input import InputSize
-from ovseg_model.proposals.network_weights import NetworkWeights, resolve_network
+from ovseg_model.proposals.network_weights import OVSEG_TYPE, NetworkWeights, resolve_network
 from ovseg_model.proposals.options import option
 from ovseg_model.rle import encode_masks
+from schemas.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,11 @@ class MaskformerOptions:
         choices=("objectness", "quality"),
         help="what predicted_iou holds: 1 - P(no object), or the mean probability inside the mask",
     )
+    use_objectness: bool = option(
+        False,
+        help="for ovseg segment and evaluate with a plain checkpoint: 1 - P(no object), spread evenly over the "
+        "classes, is fused with CLIP's probabilities by λ",
+    )
     batch: int = option(4, unit="images", minimum=1, help="images a forward; only those of one padded size share one")
     precision: str = option(
         "auto", choices=("auto", "fp32", "bf16", "fp16"), help="autocast; auto is bf16 on a GPU and fp32 on a CPU"
@@ -77,11 +83,29 @@ class Maskformer:
     """
 
     name = "maskformer"
+    of_hard_masks = ("mask_threshold", "min_area_fraction", "max_masks", "score")
+    """Options that soft masks do not read: every query takes part, and the segmenter has a threshold of its own."""
 
     def __init__(self, network: QueryNetwork, options: MaskformerOptions) -> None:
         """Takes an open network, which decides batch and size."""
         self.batch_size = BATCHES_A_CALL * network.batch_size
         self._network, self._options = network, options
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """As `ProposalNetwork`: OVSeg's own network does, a plain checkpoint does not."""
+        return self._network.gives_probabilities
+
+    @property
+    def frame(self) -> str:
+        """As `ProposalNetwork`."""
+        return self._network.frame
+
+    def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
+        """As `OvsegNetwork`; a plain checkpoint reads no class vectors. Raises UserError."""
+        check = getattr(self._network, "check_vectors", None)
+        if check:
+            check(embed)
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where every mask is empty or too small."""
@@ -137,8 +161,12 @@ def best_in_order(scores_N: torch.Tensor, most: int) -> torch.Tensor:
 def _resolve(options: MaskformerOptions, device: str, work_folder: str) -> Resolution:
     """Finds or fetches the weights and opens them once, so that ones that do not fit stop the run before it starts."""
     weights = resolve_network(options.weights)
+    if options.use_objectness and weights.model_type == OVSEG_TYPE:
+        raise UserError("mask generator maskformer: use_objectness is for plain checkpoints; this network has classes")
     network = _network(weights, options, device)
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name != "weights"}
+    # Masks as such do not depend on use_objectness: it is told where it was asked for, and older hashes stay.
+    unnamed = {"weights"} | (set() if options.use_objectness else {"use_objectness"})
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in unnamed}
     identity = {"version": VERSION, **weights.fingerprint(), "options": values, "device": network.device.split(":")[0]}
     return Resolution(identity, dataclasses.asdict(weights))
 
@@ -146,7 +174,9 @@ def _resolve(options: MaskformerOptions, device: str, work_folder: str) -> Resol
 def _network(weights: NetworkWeights, options: MaskformerOptions, device: str) -> QueryNetwork:
     from ovseg_model.proposals.query_network import open_network
 
-    return open_network(weights, device, options.precision, options.size, options.batch)
+    return open_network(
+        weights, device, options.precision, options.size, options.batch, use_objectness=options.use_objectness
+    )
 
 
 def _open(options: MaskformerOptions, places: Mapping[str, str], device: str) -> Maskformer:

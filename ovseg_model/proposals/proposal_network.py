@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from ovseg_model.adapted_weights import whole_file
+from ovseg_model.class_embeddings import templates_title
 from ovseg_model.clip import file_sha256, misfit
 from ovseg_model.proposals.network_input import InputSize
 from ovseg_model.proposals.network_weights import (
@@ -45,6 +46,11 @@ TEMPERATURE = 100.0
 
 CLASS_VECTORS = "class_vectors_KD"
 """Name of the training classes' vectors among the weights: with them a network knows objects from nothing alone."""
+
+
+CHECKED_NAMES, LEAST_COSINE = 8, 0.99
+"""Training names that are embedded again before a network classifies, and how near they must come to their vectors:
+half precision moves them by 0.001, other prompt templates or another text tower by far more."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,8 @@ def _freeze_unused(backbone: torch.nn.Module) -> None:
 class VectorClassifier:
     """OVSeg's classification of queries by class vectors; objectness is that against the training classes."""
 
+    gives_probabilities = True
+
     def __init__(self, model: ProposalModel, class_vectors_KD: torch.Tensor, clip: str) -> None:
         """class_vectors_KD: of the training classes. clip: the name of their CLIP, for errors."""
         self._model, self._trained_KD, self._clip = model, class_vectors_KD, clip
@@ -187,6 +195,33 @@ class OvsegNetwork(QueryNetwork):
         classifier = VectorClassifier(model, class_vectors_KD, facts.clip)
         size = size or InputSize(facts.short_side_px, facts.max_side_px)
         super().__init__("ovseg-maskformer", model, classifier, (facts.mean, facts.std), size, device, precision, batch)
+        self._trained_KD = class_vectors_KD.cpu().numpy()
+
+    def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
+        """Refuses class vectors of another text tower, or by other templates, than the network was trained with.
+
+        embed: unit vectors of names, float32 (K, D), as those that it will be given. Raises UserError.
+        """
+        facts = self.facts
+        chosen = list(range(0, len(facts.classes), max(1, len(facts.classes) // CHECKED_NAMES)))[:CHECKED_NAMES]
+        vectors_KD = embed([facts.classes[number] for number in chosen])
+        if vectors_KD.shape[1] != self._trained_KD.shape[1]:
+            raise UserError(
+                f"{self._trained_by()}, of {self._trained_KD.shape[1]} dimensions; got {vectors_KD.shape[1]}"
+            )
+        cosine_K = (vectors_KD * self._trained_KD[chosen]).sum(axis=1)
+        if cosine_K.min() < LEAST_COSINE:
+            name = facts.classes[chosen[int(cosine_K.argmin())]]
+            raise UserError(
+                f"{self._trained_by()}; by --clip and --templates as they are now, {name!r} has cosine "
+                f"{cosine_K.min():.2f} with its vector of then, wanted {LEAST_COSINE} or more; give those, or "
+                "--clip-weight 1, which leaves the network's classes out"
+            )
+
+    def _trained_by(self) -> str:
+        facts = self.facts
+        by = f"CLIP {facts.clip} and {templates_title(facts.templates)}"
+        return f"proposal network: was trained with class vectors by {by}"
 
 
 # Files.

@@ -55,6 +55,9 @@ class Queries(NamedTuple):
 class Classifier(Protocol):
     """How a network reads its class heads."""
 
+    gives_probabilities: bool
+    """Whether `class_probability` is more than None."""
+
     def objectness(self, heads_NX: torch.Tensor) -> torch.Tensor:
         """1 - P(no object) of each query, float32 (N,)."""
         ...
@@ -69,7 +72,7 @@ class PlainClassifier:
 
     def __init__(self, use_objectness: bool = False) -> None:
         """use_objectness: spread 1 - P(no object) evenly over the asked classes, so that a fusion weighs queries."""
-        self._use_objectness = use_objectness
+        self.gives_probabilities = use_objectness
 
     def objectness(self, heads_NX: torch.Tensor) -> torch.Tensor:
         """As `Classifier`."""
@@ -77,7 +80,7 @@ class PlainClassifier:
 
     def class_probability(self, heads_NX: torch.Tensor, class_vectors_KD: np.ndarray) -> torch.Tensor | None:
         """As `Classifier`."""
-        if not self._use_objectness:
+        if not self.gives_probabilities:
             return None
         classes = len(class_vectors_KD)
         return (self.objectness(heads_NX) / classes)[:, None].expand(-1, classes)
@@ -110,6 +113,16 @@ class QueryNetwork:
         self._mean_std = mean_std
         self._dtype = _DTYPES.get(settled_precision(precision, self.device))
         self._module = module.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """As `ProposalNetwork`."""
+        return self.classifier.gives_probabilities
+
+    @property
+    def frame(self) -> str:
+        """As `ProposalNetwork`."""
+        return f"short side {self.size.short_side_px:,} px, long side {self.size.max_side_px:,} px at most"
 
     def queries(self, images: Sequence[np.ndarray]) -> list[Queries]:
         """Returns the queries of images, RGB uint8 (H, W, 3), in order.

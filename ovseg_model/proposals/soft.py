@@ -21,6 +21,9 @@ from ovseg_model.proposals.generator import (
 )
 from ovseg_model.rle import decode_masks
 
+OWN_SIZE = "the image's own size"
+"""The frame of masks that are made for the image as it is."""
+
 
 class SoftProposals(NamedTuple):
     """The proposals of one image, in the generator's order."""
@@ -30,7 +33,8 @@ class SoftProposals(NamedTuple):
     own, or the image resized to what the network reads (aspect ratio kept, up to rounding). N may be 0."""
 
     class_probability_NK: np.ndarray | None = None
-    """float32: the network's softmax over the asked classes and "no object", without the column of the latter, so a
+    """float32: the network's softmax over the asked vectors (names, of which a class may have several) and "no object",
+    without the column of the latter, so a
     row sums to 1 or less. None from a generator that knows no classes."""
 
 
@@ -39,6 +43,13 @@ class ProposalNetwork(Protocol):
 
     name: str
     batch_size: int
+
+    gives_probabilities: bool
+    """Whether its proposals come with class probabilities: λ has no part in a result without them. A plug-in that does
+    not say it is taken to give them."""
+
+    frame: str
+    """The size of its masks, at which CLIP sees the image too, in words: the test resolution."""
 
     def propose_soft(
         self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray
@@ -52,6 +63,9 @@ class ProposalNetwork(Protocol):
 
 class HardProposals:
     """Any mask generator as a proposal network: its masks, hard, in the image's own frame, without classes."""
+
+    gives_probabilities = False
+    frame = OWN_SIZE
 
     def __init__(self, generator: MaskGenerator) -> None:
         """Takes an open generator."""
@@ -67,6 +81,16 @@ class HardProposals:
         """
         outcomes = propose_in_batches(self._generator, images)
         return [_decoded(image, outcome) for image, outcome in zip(images, outcomes, strict=True)]
+
+
+def gives_probabilities(network: ProposalNetwork) -> bool:
+    """Whether λ can matter to the proposals of a network."""
+    return getattr(network, "gives_probabilities", True)
+
+
+def frame_title(network: ProposalNetwork) -> str:
+    """The test resolution, in words."""
+    return getattr(network, "frame", "as the plug-in chooses")
 
 
 def _decoded(image: ImageInput, outcome: MaskProposals | ProposalError) -> SoftProposals | ProposalError:
