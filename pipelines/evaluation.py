@@ -38,7 +38,7 @@ class EvaluateOptions:
     limit: int = option(0, "samples, the first in order; 0 takes all. Numbers of fewer compare with no published ones")
     names: str = option(
         "ovseg",
-        'class names: ovseg ("road, route" as it stands) or catseg ("road")',
+        'class names: ovseg ("road, route" as it stands) or catseg ("road"); classes stay in OVSeg\'s order',
         choices=("ovseg", "catseg"),
     )
     oracle: str = option(
@@ -72,6 +72,17 @@ class Outcome(NamedTuple):
     """Whether nothing was measured, since the proposals of all images failed: exit status 1."""
 
 
+DIFFERENCES = {
+    "chosen": "how λ and the threshold were chosen",
+    "frame": "test resolution",
+    "models": "models (CLIP, templates, generator)",
+    "options": "options of fusion",
+    "samples": "the samples that are asked",
+    "version": "the release of this tool",
+}
+"""How that by which two evaluations differ is said; what is not here is called as its option."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A folder of one evaluation, guarded against another's predictions. Small and picklable."""
@@ -93,8 +104,9 @@ class Evaluation:
         if self.folder.has(EVALUATION_FILE):
             found = self.folder.read_json(EVALUATION_FILE)["made_by"]
             if changed := changed_names(found, wanted):
+                differs = ", ".join(DIFFERENCES.get(name, name) for name in changed)
                 raise UserError(
-                    f"--output {self.folder.url}: holds predictions of another {', '.join(changed)}; give another one"
+                    f"--output {self.folder.url}: holds another evaluation, which differs in {differs}; give another folder"
                 )
             return
         self.folder.write_json(EVALUATION_FILE, {"made_by": wanted} | ({"root": self.root} if self.root else {}))

@@ -209,10 +209,10 @@ def test_answers_of_another_question_are_refused(tmp_path, generator, capsys):
     root, out = write_refer(tmp_path / "data"), tmp_path / "out"
     assert evaluate("refcoco:testA", root, out) == 0
     assert evaluate("refcoco:testA", root, out, "--answer", "union") == 2
-    assert "holds predictions of another answer, union_threshold; give another one" in capsys.readouterr().err
+    assert "which differs in answer, union_threshold; give another folder" in capsys.readouterr().err
     write_refer(root, references=[*REFERENCES, reference(3, "testA", 71, (9, "one more"))])
     assert evaluate("refcoco:testA", root, out) == 2
-    assert "holds predictions of another samples; give another one" in capsys.readouterr().err
+    assert "which differs in the samples that are asked; give another folder" in capsys.readouterr().err
 
 
 def test_a_limit_takes_the_first_and_says_so(tmp_path, generator, capsys):
