@@ -18,7 +18,7 @@ from schemas import UserError
 Item = TypeVar("Item")
 
 EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
-PREDICTIONS = "predictions"
+PREDICTIONS, TUNING_FILE = "predictions", "tuning.json"
 
 PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
 SHOWN = 4
@@ -46,8 +46,12 @@ class EvaluateOptions:
         "replace one half by the truth: masks (human masks, predicted labels) or labels (predicted masks, true labels)",
         choices=("masks", "labels"),
     )
-    tune_on: str = option("", "choose λ and the mask threshold on this split, never the one that is reported")
-    tune_images: int = option(200, "images of that split, evenly spaced")
+    tune_on: str = option(
+        "",
+        "choose λ and the mask threshold, or for --answer union its threshold, on this split, never the one that is "
+        "reported",
+    )
+    tune_images: int = option(200, "images of that split, or its expressions, evenly spaced")
     answer: str = option(
         "best",
         "answer to an expression: best (the single proposal of highest cosine) or union (all proposals whose "
@@ -73,7 +77,7 @@ class Outcome(NamedTuple):
 
 
 DIFFERENCES = {
-    "chosen": "how λ and the threshold were chosen",
+    "chosen": "how λ or thresholds were chosen",
     "frame": "test resolution",
     "models": "models (CLIP, templates, generator)",
     "options": "options of fusion",
@@ -106,7 +110,8 @@ class Evaluation:
             if changed := changed_names(found, wanted):
                 differs = ", ".join(DIFFERENCES.get(name, name) for name in changed)
                 raise UserError(
-                    f"--output {self.folder.url}: holds another evaluation, which differs in {differs}; give another folder"
+                    f"--output {self.folder.url}: holds another evaluation, which differs in {differs}; give another "
+                    "folder"
                 )
             return
         self.folder.write_json(EVALUATION_FILE, {"made_by": wanted} | ({"root": self.root} if self.root else {}))

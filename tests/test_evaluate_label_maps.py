@@ -172,7 +172,7 @@ def test_lambda_is_tuned_on_another_split_and_remembered(tmp_path, capsys):
     stored["tried"] = [tried[1], *tried[2:], tried[0]]
     (tmp_path / "tuning.json").write_text(json.dumps(stored))
     assert main([*THIRDS, *tuning, "--output", str(tmp_path)]) == 2
-    assert "differs in how λ and the threshold were chosen, options of fusion" in capsys.readouterr().err
+    assert "differs in how λ or thresholds were chosen, options of fusion" in capsys.readouterr().err
 
 
 def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
