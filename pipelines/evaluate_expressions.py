@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ovseg_model import rle
 from ovseg_model.datasets.dataset_files import read_image
-from ovseg_model.datasets.referring import ReferringSample, open_referring_benchmark
+from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, open_referring_benchmark
+from ovseg_model.mask_metrics import MaskCounts
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.soft import frame_title
 from pipelines.evaluation import (
+    TUNING_FILE,
     EvaluateOptions,
     Evaluation,
     Outcome,
+    evenly_spaced,
     predict_in_parts,
 )
-from pipelines.expression_report import OTHERS, Answer, finish, identity_of, samples_of
+from pipelines.expression_report import OTHERS, Answer, finish, identity_of, samples_of, score_answer
 from pipelines.open_segmenter import ModelOptions, Models, open_models
+from pipelines.progress import show_progress
 from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.proposals.soft import SoftProposals
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same options begin to give other answers."""
 
 
@@ -40,7 +45,9 @@ class Answering:
     answer: str
     """best or union."""
 
-    union_threshold: float
+    union_threshold: float | None
+    """None of the best."""
+
     mask_threshold: float
 
 
@@ -64,7 +71,6 @@ def evaluate_expressions(
     root = required_root(options)
     samples, warning = samples_of(benchmark, root, split, options.limit)
     models = open_models(one_prompt(model_options, given), folder.path(".work"))
-    answering = Answering(options.answer, options.union_threshold, mask_threshold)
     made_by = {
         "version": VERSION,
         "benchmark": benchmark.name,
@@ -72,12 +78,13 @@ def evaluate_expressions(
         "limit": options.limit,
         "samples": identity_of(samples),
         "answer": options.answer,
-        "union_threshold": options.union_threshold if options.answer == "union" else None,
         "mask_threshold": mask_threshold,
         "models": models.fingerprint,
         "frame": frame_title(models.network),
         "meaningless": models.meaningless,
     }
+    made_by |= settle_threshold(Question(benchmark, root, split, models, made_by), options, folder)
+    answering = Answering(options.answer, made_by["union_threshold"], mask_threshold)
     evaluation = Evaluation(folder, made_by, root=str(root.resolve()))
     evaluation.begin()
     answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
@@ -107,12 +114,14 @@ def answer(samples: Sequence[ReferringSample], models: Models, answering: Answer
     """The answer to each expression. Masks are proposed once an image."""
     answers: list[Answer] = []
     for image, group in groupby(samples, key=lambda sample: sample.image):
-        answers += answer_image(image, list(group), models, answering)
+        answers += answer_image(image, list(group), models, [answering])[0]
     return answers
 
 
-def answer_image(image: str, samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
-    """The answers to the expressions of one image.
+def answer_image(
+    image: str, samples: Sequence[ReferringSample], models: Models, ways: Sequence[Answering]
+) -> list[list[Answer]]:
+    """The answers to the expressions of one image by each of some ways, which have one mask threshold.
 
     Raises:
         UserError: the image has another size than its masks.
@@ -123,26 +132,33 @@ def answer_image(image: str, samples: Sequence[ReferringSample], models: Models,
     (found,) = models.network.propose_soft([ImageInput(Path(image).stem, image, pixels_HW3)], texts_TD)
     if isinstance(found, ProposalError):
         failed = {"reason": found.reason, "detail": found.detail}
-        return [{"mask": None, "failed": failed} for _ in samples]
-    masks = answer_texts(pixels_HW3, found, texts_TD, models, answering)
-    return [{"mask": mask, "failed": None} for mask in masks]
+        return [[{"mask": None, "failed": failed} for _ in samples] for _ in ways]
+    masks = answer_texts(pixels_HW3, found, texts_TD, models, ways)
+    return [[{"mask": mask, "failed": None} for mask in each] for each in masks]
 
 
 def answer_texts(
-    pixels_HW3: np.ndarray, found: SoftProposals, texts_TD: np.ndarray, models: Models, answering: Answering
-) -> list[rle.Rle | None]:
-    """The mask that answers each text, in the image's frame; None where no proposal does."""
-    from ovseg_model.oracles import nearest
+    pixels_HW3: np.ndarray, found: SoftProposals, texts_TD: np.ndarray, models: Models, ways: Sequence[Answering]
+) -> list[list[rle.Rle | None]]:
+    """The mask that answers each text by each way, in the image's frame; None where no proposal does."""
     from ovseg_model.segment import hard_masks, resize_image
 
-    masks_Nhw = hard_masks(found.masks_Nhw, answering.mask_threshold)
+    masks_Nhw = hard_masks(found.masks_Nhw, ways[0].mask_threshold)
     masks_Nhw = masks_Nhw[masks_Nhw.any(axis=(1, 2))]
     (vectors_ND,) = models.regions.embed([(resize_image(pixels_HW3, masks_Nhw.shape[1:]), [masks_Nhw])])
-    chosen_TN = choose(vectors_ND, texts_TD, models.embeddings.embed([OTHERS])[0], answering)
-    answers: list[rle.Rle | None] = [None] * len(texts_TD)
+    others_D = models.embeddings.embed([OTHERS])[0]
+    chosen = (choose(vectors_ND, texts_TD, others_D, way) for way in ways)
+    return [unions(masks_Nhw, chosen_TN, pixels_HW3.shape[:2]) for chosen_TN in chosen]
+
+
+def unions(masks_Nhw: np.ndarray, chosen_TN: np.ndarray, size_HW: Sequence[int]) -> list[rle.Rle | None]:
+    """The union of the masks that each text chose, in another frame; None where it chose none."""
+    from ovseg_model.oracles import nearest
+
+    answers: list[rle.Rle | None] = [None] * len(chosen_TN)
     for number in np.flatnonzero(chosen_TN.any(axis=1)):
         union_hw = masks_Nhw[chosen_TN[number]].any(axis=0)
-        answers[number] = rle.encode_masks(nearest(union_hw, pixels_HW3.shape[:2])[None])[0]
+        answers[number] = rle.encode_masks(nearest(union_hw, size_HW)[None])[0]
     return answers
 
 
@@ -172,3 +188,69 @@ def choose(vectors_ND: np.ndarray, texts_TD: np.ndarray, others_D: np.ndarray, a
     if cosine_TN.shape[1]:
         chosen_TN[np.arange(len(chosen_TN)), cosine_TN.argmax(axis=1)] = True
     return chosen_TN
+
+
+# The threshold of a union.
+
+UNION_THRESHOLDS = tuple(number / 20 for number in range(2, 20))
+"""0.1 to 0.95; at 0.5 a proposal is as near to the expression as to "others"."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of what, with everything open."""
+
+    benchmark: ReferringBenchmark
+    root: Path
+    split: str
+    models: Models
+    made_by: dict[str, Any]
+    """What decides an answer, but for the threshold."""
+
+
+def settle_threshold(question: Question, options: EvaluateOptions, folder: RunFolder) -> dict[str, Any]:
+    """The threshold of the union and how it came to be: nothing, as given, or the best on another split.
+
+    Raises:
+        UserError: --tune-on is the split that is reported, or none.
+    """
+    if options.answer != "union":
+        return {"union_threshold": None, "chosen": ""}
+    if not options.tune_on:
+        return {"union_threshold": options.union_threshold, "chosen": "not tuned"}
+    if options.tune_on == question.split:
+        raise UserError(f"--tune-on {options.tune_on}: is the split that is reported; wanted another of its splits")
+    samples, _ = samples_of(question.benchmark, question.root, options.tune_on, 0)
+    samples = evenly_spaced(samples, options.tune_images)
+    tried = tried_before(question, samples, options.tune_on, folder)
+    threshold, giou = tried[0]
+    how = f"the best of {len(tried)} on {len(samples):,} expressions of {options.tune_on}, by gIoU ({giou:.4f} there)"
+    return {"union_threshold": threshold, "chosen": how}
+
+
+def tried_before(
+    question: Question, samples: Sequence[ReferringSample], split: str, folder: RunFolder
+) -> list[tuple[float, float]]:
+    """What `try_thresholds` says, stored, and read again where just this was searched before."""
+    searched = {**question.made_by, "split": split, "samples": identity_of(samples), "limit": len(samples)}
+    searched = json.loads(json.dumps(searched))
+    if folder.has(TUNING_FILE) and (stored := folder.read_json(TUNING_FILE))["searched"] == searched:
+        return [(threshold, giou) for threshold, giou in stored["tried"]]
+    tried = try_thresholds(samples, question.models, question.made_by["mask_threshold"])
+    folder.write_json(TUNING_FILE, {"searched": searched, "tried": tried})
+    return tried
+
+
+def try_thresholds(
+    samples: Sequence[ReferringSample], models: Models, mask_threshold: float
+) -> list[tuple[float, float]]:
+    """Every threshold with its gIoU, best first; ties in the order of the thresholds. Masks are proposed once."""
+    ways = [Answering("union", threshold, mask_threshold) for threshold in UNION_THRESHOLDS]
+    counts = [MaskCounts()] * len(ways)
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image)]
+    for group in show_progress(groups, "tune", "expressions", len(samples), len):
+        by_way = answer_image(group[0].image, group, models, ways)
+        for number, answers in enumerate(by_way):
+            counts[number] += sum(map(score_answer, group, [each["mask"] for each in answers]), MaskCounts())
+    tried = [(way.union_threshold, each.giou) for way, each in zip(ways, counts, strict=True)]
+    return sorted(tried, key=lambda each: -each[1])

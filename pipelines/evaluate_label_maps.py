@@ -21,7 +21,15 @@ from ovseg_model.label_png import UNLABELLED, label_png
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.read_ahead import read_ahead
 from pipelines.draw_segmentation import class_colours
-from pipelines.evaluation import DROPS_FILE, PREDICTIONS, EvaluateOptions, Evaluation, Outcome, evenly_spaced
+from pipelines.evaluation import (
+    DROPS_FILE,
+    PREDICTIONS,
+    TUNING_FILE,
+    EvaluateOptions,
+    Evaluation,
+    Outcome,
+    evenly_spaced,
+)
 from pipelines.label_map_report import finish
 from pipelines.open_segmenter import ModelOptions, Models, check_class_vectors, open_models
 from pipelines.progress import show_progress
@@ -40,8 +48,6 @@ if TYPE_CHECKING:
     from ovseg_model.class_names import ClassVectors
     from ovseg_model.oracles import TruthMasks
     from ovseg_model.segment import ScoredProposals, Segmenter, SegmentOptions
-
-TUNING_FILE = "tuning.json"
 
 VERSION = 2
 """Raised whenever the same options begin to give other predictions."""

@@ -104,13 +104,19 @@ def unused_options(options: EvaluateOptions) -> frozenset[str]:
     """Names of the options that have no part in an evaluation."""
     name = options.benchmark.partition(":")[0]
     if name in LABEL_MAP_BENCHMARKS:
-        tuning = frozenset() if options.tune_on else frozenset({"tune_images"})
+        tuning = frozenset({"clip_weight", "mask_threshold"} if options.tune_on else {"tune_images"})
         return tuning | OF_EXPRESSIONS | (OF_PROPOSALS if options.oracle == "masks" else frozenset())
     if name in REFERRING_BENCHMARKS:
-        threshold = frozenset() if options.answer == "union" else frozenset({"union_threshold"})
-        return threshold | OF_LABEL_MAPS | OF_FUSION | {"synonyms"}
+        return OF_FUSION | {"oracle", "names", "synonyms"} | unused_of_answers(options)
     regions = {"expand_ratio", "antialias"} if name == "image-folder" else set()
     return OF_EXPRESSIONS | OF_LABEL_MAPS | OF_FUSION | OF_PROPOSALS | regions
+
+
+def unused_of_answers(options: EvaluateOptions) -> frozenset[str]:
+    """Names of the options that have no part in how an expression is answered."""
+    if options.answer != "union":
+        return frozenset({"union_threshold", "tune_on", "tune_images"})
+    return frozenset({"union_threshold"} if options.tune_on else {"tune_images"})
 
 
 def list_benchmarks() -> str:

@@ -18,7 +18,7 @@ from schemas import UserError
 Item = TypeVar("Item")
 
 EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
-PREDICTIONS = "predictions"
+PREDICTIONS, TUNING_FILE = "predictions", "tuning.json"
 
 PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
 SHOWN = 4
@@ -38,7 +38,7 @@ class EvaluateOptions:
     limit: int = option(0, "samples, the first in order; 0 takes all. Numbers of fewer compare with no published ones")
     names: str = option(
         "ovseg",
-        'class names: ovseg ("road, route" as it stands) or catseg ("road")',
+        'class names: ovseg ("road, route" as it stands) or catseg ("road"); classes stay in OVSeg\'s order',
         choices=("ovseg", "catseg"),
     )
     oracle: str = option(
@@ -46,8 +46,12 @@ class EvaluateOptions:
         "replace one half by the truth: masks (human masks, predicted labels) or labels (predicted masks, true labels)",
         choices=("masks", "labels"),
     )
-    tune_on: str = option("", "choose λ and the mask threshold on this split, never the one that is reported")
-    tune_images: int = option(200, "images of that split, evenly spaced")
+    tune_on: str = option(
+        "",
+        "choose λ and the mask threshold, or for --answer union its threshold, on this split, never the one that is "
+        "reported",
+    )
+    tune_images: int = option(200, "images of that split, or its expressions, evenly spaced")
     answer: str = option(
         "best",
         "answer to an expression: best (the single proposal of highest cosine) or union (all proposals whose "
@@ -72,6 +76,17 @@ class Outcome(NamedTuple):
     """Whether nothing was measured, since the proposals of all images failed: exit status 1."""
 
 
+DIFFERENCES = {
+    "chosen": "how λ or thresholds were chosen",
+    "frame": "test resolution",
+    "models": "models (CLIP, templates, generator)",
+    "options": "options of fusion",
+    "samples": "the samples that are asked",
+    "version": "the release of this tool",
+}
+"""How that by which two evaluations differ is said; what is not here is called as its option."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A folder of one evaluation, guarded against another's predictions. Small and picklable."""
@@ -93,8 +108,10 @@ class Evaluation:
         if self.folder.has(EVALUATION_FILE):
             found = self.folder.read_json(EVALUATION_FILE)["made_by"]
             if changed := changed_names(found, wanted):
+                differs = ", ".join(DIFFERENCES.get(name, name) for name in changed)
                 raise UserError(
-                    f"--output {self.folder.url}: holds predictions of another {', '.join(changed)}; give another one"
+                    f"--output {self.folder.url}: holds another evaluation, which differs in {differs}; give another "
+                    "folder"
                 )
             return
         self.folder.write_json(EVALUATION_FILE, {"made_by": wanted} | ({"root": self.root} if self.root else {}))

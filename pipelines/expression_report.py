@@ -191,7 +191,8 @@ def how_answered(made_by: dict[str, Any]) -> str:
     """What the answer is."""
     if made_by["answer"] == "union":
         threshold = made_by["union_threshold"]
-        return f'the answer is the union of proposals whose probability against "{OTHERS}" is above {threshold:g}'
+        union = f'the answer is the union of proposals whose probability against "{OTHERS}" is above {threshold:g}'
+        return f"{union} ({made_by['chosen']})"
     return "the answer is the single proposal of highest cosine"
 
 

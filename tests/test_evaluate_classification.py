@@ -102,7 +102,7 @@ def test_another_set_of_images_does_not_take_stored_answers(tmp_path, capsys):
     assert main(arguments) == 0
     (root / "blue/0.png").rename(root / "blue/2.png")
     assert main(arguments) == 2
-    assert "holds predictions of another samples" in capsys.readouterr().err
+    assert "holds another evaluation, which differs in the samples that are asked;" in capsys.readouterr().err
     (root / "blue/2.png").rename(root / "blue/0.png")
     assert main(arguments) == 0
     (root / "blue").rename(root / "green")
@@ -115,7 +115,7 @@ def test_other_birds_do_not_take_stored_answers(tmp_path, capsys):
     assert main(arguments) == 0
     (root / "segmentations").rename(root / "away")  # now the region is the whole image
     assert main(arguments) == 2
-    assert "holds predictions of another samples" in capsys.readouterr().err
+    assert "holds another evaluation, which differs in the samples that are asked;" in capsys.readouterr().err
 
 
 def test_another_model_does_not_go_on_in_the_same_folder(tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_another_model_does_not_go_on_in_the_same_folder(tmp_path, capsys):
     arguments = ["evaluate", "--benchmark", "image-folder", "--root", str(root), "--output", str(output)]
     assert main([*arguments, *SCENES_CLIP]) == 0
     assert main([*arguments, "--clip", "scenes", "--device", "cpu"]) == 2  # other templates
-    assert "holds predictions of another models; give another one" in capsys.readouterr().err
+    assert "which differs in models (CLIP, templates, generator); give another folder" in capsys.readouterr().err
 
 
 def write_waterbirds(root):
@@ -173,14 +173,15 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
             "answer union_threshold tune_images",
             "masks names oracle clip_weight mask_threshold",
         ),
-        ({"benchmark": "scenes", "tune_on": "val"}, "answer", "tune_images"),
+        ({"benchmark": "scenes", "tune_on": "val"}, "answer clip_weight mask_threshold", "tune_images"),
         ({"benchmark": "scenes:ink", "oracle": "masks"}, "masks mask_option mask_threshold soft_masks", "names clip"),
         (
             {"benchmark": "refcoco:testA"},
             "names clip_weight soft_masks synonyms union_threshold",
             "masks mask_threshold",
         ),
-        ({"benchmark": "reasonseg", "answer": "union"}, "tune_on oracle", "union_threshold"),
+        ({"benchmark": "reasonseg", "answer": "union"}, "tune_images oracle", "union_threshold tune_on"),
+        ({"benchmark": "reasonseg", "answer": "union", "tune_on": "train"}, "union_threshold", "tune_on tune_images"),
         ({"benchmark": "regions"}, "masks mask_threshold names answer oracle", "expand_ratio synonyms limit templates"),
         ({"benchmark": "image-folder"}, "masks mask_threshold names answer expand_ratio antialias", "synonyms limit"),
         ({"benchmark": "waterbirds:val"}, "masks tune_on names", "expand_ratio root region_batch"),

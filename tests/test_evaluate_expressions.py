@@ -130,9 +130,32 @@ def test_an_expression_is_one_prompt_unless_templates_are_given():
     options = ModelOptions()
     assert one_prompt(options, {"clip"}).templates == "{}"
     assert one_prompt(options, {"templates"}).templates == "vild"
-    made_by = {"answer": "union", "union_threshold": 0.25}
-    assert how_answered(made_by).endswith('union of proposals whose probability against "others" is above 0.25')
+    made_by = {"answer": "union", "union_threshold": 0.25, "chosen": "not tuned"}
+    assert how_answered(made_by).endswith('of proposals whose probability against "others" is above 0.25 (not tuned)')
     assert how_asked(["a {}", "the {}"]) == "The expression is put into 2 prompts, whose vectors are averaged"
+
+
+def test_the_threshold_of_a_union_is_chosen_on_another_split(tmp_path, generator, capsys):
+    # Of testA's expressions "edge" has one mask at .95, IoU 4/8, and both below, 4/10.
+    root, out = write_refer(tmp_path / "data"), tmp_path / "out"
+    tuning = ("--answer", "union", "--tune-on", "testA")
+    assert evaluate("refcoco:val", root, out, *tuning) == 0
+    stored = json.loads((out / "tuning.json").read_text())
+    assert len(stored["tried"]) == 18
+    by_threshold = dict(stored["tried"])
+    assert by_threshold[0.5] == pytest.approx(1.6 / 3)
+    assert by_threshold[0.95] == pytest.approx(1.7 / 3)
+    best = max(by_threshold.values())
+    assert stored["tried"][0] == [min(each for each, giou in by_threshold.items() if giou == best), best]
+    found = result(out)["made_by"]
+    assert found["union_threshold"] == stored["tried"][0][0]
+    assert found["chosen"] == "the best of 18 on 3 expressions of testA, by gIoU (0.5667 there)"
+    assert f"is above {found['union_threshold']:g} (the best of 18 on 3" in capsys.readouterr().out
+    asked = list(generator.asked)
+    assert evaluate("refcoco:val", root, out, *tuning) == 0  # neither searched nor answered again
+    assert generator.asked == asked
+    assert evaluate("refcoco:testA", root, tmp_path / "other", *tuning) == 2
+    assert "--tune-on testA: is the split that is reported" in capsys.readouterr().err
 
 
 def test_the_threshold_is_strict_and_margins_may_be_large():
@@ -209,10 +232,13 @@ def test_answers_of_another_question_are_refused(tmp_path, generator, capsys):
     root, out = write_refer(tmp_path / "data"), tmp_path / "out"
     assert evaluate("refcoco:testA", root, out) == 0
     assert evaluate("refcoco:testA", root, out, "--answer", "union") == 2
-    assert "holds predictions of another answer, union_threshold; give another one" in capsys.readouterr().err
+    assert (
+        "differs in answer, how λ or thresholds were chosen, union_threshold; give another folder"
+        in capsys.readouterr().err
+    )
     write_refer(root, references=[*REFERENCES, reference(3, "testA", 71, (9, "one more"))])
     assert evaluate("refcoco:testA", root, out) == 2
-    assert "holds predictions of another samples; give another one" in capsys.readouterr().err
+    assert "which differs in the samples that are asked; give another folder" in capsys.readouterr().err
 
 
 def test_a_limit_takes_the_first_and_says_so(tmp_path, generator, capsys):

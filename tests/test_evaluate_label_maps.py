@@ -112,9 +112,22 @@ def test_beam_counts_what_plain_loops_count(evaluated, monkeypatch, capsys):
     assert (evaluated / "counts.json").read_bytes() == written["plain"][1]
 
 
+def test_a_corrupt_image_of_the_benchmark_ends_the_evaluation_and_mended_it_goes_on(tmp_path, capsys):
+    drawn, output = tmp_path / "drawn", tmp_path / "out"
+    assert main(["draw-scenes", "--output", str(drawn), "--scenes", "2", "--size-px", "64", "--split", "test"]) == 0
+    image = sorted((drawn / "images").iterdir())[1]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    words = ("evaluate", "--benchmark", "scenes", "--root", str(drawn), "--oracle", "masks", *MODEL)
+    assert main([*words, "--output", str(output)]) == 2
+    assert image.name in capsys.readouterr().err
+    image.write_bytes(whole)
+    assert main([*words, "--output", str(output)]) == 0
+
+
 def test_another_evaluation_does_not_mix_in(evaluated, capsys):
     assert main([*ORACLE, "--names", "catseg", "--output", str(evaluated)]) == 2
-    assert "holds predictions of another names; give another one" in capsys.readouterr().err
+    assert "holds another evaluation, which differs in names; give another folder" in capsys.readouterr().err
 
 
 def test_a_prediction_that_is_gone_or_wrong_is_said(evaluated, tmp_path, capsys):
@@ -159,7 +172,7 @@ def test_lambda_is_tuned_on_another_split_and_remembered(tmp_path, capsys):
     stored["tried"] = [tried[1], *tried[2:], tried[0]]
     (tmp_path / "tuning.json").write_text(json.dumps(stored))
     assert main([*THIRDS, *tuning, "--output", str(tmp_path)]) == 2
-    assert "another chosen, options" in capsys.readouterr().err
+    assert "differs in how λ or thresholds were chosen, options of fusion" in capsys.readouterr().err
 
 
 def test_a_plain_maskformer_leaves_lambda_out_and_says_so(tmp_path, capsys):
