@@ -328,6 +328,7 @@ def run_beam(plan: Plan, options: RunOptions, beam_arguments: Sequence[str], hin
     Raises:
         UserError: a worker raised one.
     """
+    quiet_start_up()  # before Beam is imported, by whatever comes first
     from pipelines.transforms import define_pipeline
 
     engine = open_engine(options.runner, beam_arguments, options.workers, options.engines)

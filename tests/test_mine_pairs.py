@@ -110,6 +110,14 @@ def test_a_second_submission_is_answered_before_beam_and_torch_are_imported(plai
     assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
 
 
+def test_beam_does_not_speak_of_its_own_start_up(drawn, tmp_path):
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    command = [sys.executable, "-m", "pipelines", "nouns", *inputs, "--output", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--runner", "FnApiRunner"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+
+
 def test_only_what_is_missing_or_stale_is_made(plain, corpus, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(plain, run)
