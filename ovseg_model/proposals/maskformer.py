@@ -108,8 +108,8 @@ class Maskformer:
         for name in OF_HARD_MASKS:
             if name in given:
                 raise UserError(
-                    f"--mask-option {name}: is for mining; here every query of maskformer takes part with its soft mask, "
-                    "and --mask-threshold says what is foreground; leave it away"
+                    f"--mask-option {name}: is for mining; here every query of maskformer takes part with its soft "
+                    "mask, and --mask-threshold says what is foreground; leave it away"
                 )
 
     def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
