@@ -30,6 +30,7 @@ from pipelines.evaluation import (
     Evaluation,
     clip_notes,
     predict_in_parts,
+    regions_notes,
     sha256_of,
 )
 from pipelines.open_segmenter import ModelOptions, Models, open_models
@@ -154,7 +155,7 @@ def who(evaluation: Evaluation, drawn: bool = False) -> list[str]:
     """Which CLIP recognises by which prompts, and what must be said of it; drawn: as `clip_notes`."""
     models = evaluation.made_by["models"]
     notes = clip_notes(models["clip"], evaluation.made_by["meaningless"], drawn)
-    return [f"CLIP {models['clip']['name']}, {templates_title(models['templates'])}", *notes]
+    return [f"CLIP {models['clip']['name']}, {templates_title(models['templates'])}", *regions_notes(models), *notes]
 
 
 # Folders of images: what finetuning has forgotten.

@@ -19,8 +19,9 @@ OF_LABEL_MAPS = frozenset({"oracle", "tune_on", "tune_images", "names"})
 OF_EXPRESSIONS = frozenset({"answer", "union_threshold"})
 OF_FUSION = frozenset({"clip_weight", "soft_masks", "best_proposal_only"})
 OF_PROPOSALS = frozenset({"masks", "mask_option", "mask_threshold", "soft_masks"})
+OF_REGIONS = frozenset({"expand_ratio", "antialias", "regions", "scorer", "one_pass_layers", "one_pass_size"})
 """Options that only some evaluations read: of what only label maps or only expressions have, of proposals joined into
-one map, and of proposals that a generator makes."""
+one map, of proposals that a generator makes, and of masked regions."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +109,7 @@ def unused_options(options: EvaluateOptions) -> frozenset[str]:
         return tuning | OF_EXPRESSIONS | (OF_PROPOSALS if options.oracle == "masks" else frozenset())
     if name in REFERRING_BENCHMARKS:
         return OF_FUSION | {"oracle", "names", "synonyms"} | unused_of_answers(options)
-    regions = {"expand_ratio", "antialias"} if name == "image-folder" else set()
+    regions = OF_REGIONS if name == "image-folder" else frozenset()
     return OF_EXPRESSIONS | OF_LABEL_MAPS | OF_FUSION | OF_PROPOSALS | regions
 
 

@@ -144,6 +144,12 @@ def clip_notes(clip: dict[str, Any], meaningless: bool, drawn: bool) -> list[str
     return [*notes, *(ONLY_SCENES if knows_only_scenes([clip]) and not drawn else [])]
 
 
+def regions_notes(models: dict[str, Any]) -> list[str]:
+    """What must be said where CLIP did not see each region as a crop of its own; models: `Models.fingerprint`."""
+    notes = [f"regions by --scorer {models['scorer']}, not a crop each as OVSeg's"] if "scorer" in models else []
+    return [*notes, *([f"regions cut by --regions {models['regions']}"] if "regions" in models else [])]
+
+
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the items, evenly spaced from the first."""
     count = min(count, len(items))

@@ -27,6 +27,7 @@ from pipelines.evaluation import (
     Outcome,
     clip_notes,
     predict_in_parts,
+    regions_notes,
     sha256_of,
 )
 from pipelines.write_tables import RunFolder
@@ -173,6 +174,7 @@ def protocol(benchmark: ReferringBenchmark, made_by: dict[str, Any], failed: int
         f"masks {models['proposals']['generator']}, mask threshold {made_by['mask_threshold']:g}, "
         f"CLIP {models['clip']['name']} alone, {templates_title(models['templates'])}",
         f"test resolution: {made_by['frame']}",
+        *regions_notes(models),
         f"{how_asked(models['templates'])}; {how_answered(made_by)}.",
         benchmark.notes,
         *clip_notes(models["clip"], made_by["meaningless"], drawn=False),

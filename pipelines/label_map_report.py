@@ -25,6 +25,7 @@ from pipelines.evaluation import (
     SHOWN,
     Outcome,
     clip_notes,
+    regions_notes,
 )
 from pipelines.score_predictions import Scores, ScoringJob, read_prediction
 from pipelines.write_tables import RunFolder
@@ -124,6 +125,7 @@ def protocol(benchmark: LabelMapBenchmark, made_by: dict[str, Any]) -> list[str]
         f"masks {masks}, CLIP {models['clip']['name']}, class names "
         f"{made_by['names']} ({made_by['synonyms']}), {templates_title(models['templates'])}",
         f"test resolution: {made_by['frame']}",
+        *regions_notes(models),
         f"λ {options['clip_weight']:g}, mask threshold {options['mask_threshold']:g}: {made_by['chosen']}",
     ]
     lines += [oracles[made_by["oracle"]]] if made_by["oracle"] else []

@@ -16,7 +16,6 @@ from pipelines.options import (
     option,
     require_at_least,
 )
-from schemas import UserError
 
 if TYPE_CHECKING:
     from ovseg_model.class_embeddings import ClassEmbeddings
@@ -119,12 +118,8 @@ def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tupl
     given = parse_generator_options(options.mask_option)
     spec = resolve_generator(options.masks, given, device, work_folder)
     generator = open_generator(spec)
-    for name in getattr(generator, "of_hard_masks", ()):
-        if name in given:
-            raise UserError(
-                f"--mask-option {name}: is for mining; here every query of {options.masks} takes part with its soft "
-                "mask, and --mask-threshold says what is foreground; leave it away"
-            )
+    if hasattr(generator, "check_soft_options"):
+        generator.check_soft_options(given)
     return generator if hasattr(generator, "propose_soft") else HardProposals(generator), spec.fingerprint()
 
 

@@ -183,7 +183,7 @@ def test_waterbirds_has_two_averages_and_a_worst_group(tmp_path, capsys):
         ({"benchmark": "reasonseg", "answer": "union"}, "tune_images oracle", "union_threshold tune_on"),
         ({"benchmark": "reasonseg", "answer": "union", "tune_on": "train"}, "union_threshold", "tune_on tune_images"),
         ({"benchmark": "regions"}, "masks mask_threshold names answer oracle", "expand_ratio synonyms limit templates"),
-        ({"benchmark": "image-folder"}, "masks mask_threshold names answer expand_ratio antialias", "synonyms limit"),
+        ({"benchmark": "image-folder"}, "masks names answer expand_ratio scorer regions", "synonyms limit"),
         ({"benchmark": "waterbirds:val"}, "masks tune_on names", "expand_ratio root region_batch"),
     ],
 )

@@ -13,7 +13,7 @@ from ovseg_model.metrics import count_images, segmentation_result
 from ovseg_model.oracles import class_masks, nearest, with_true_labels
 from ovseg_model.segment import ScoredProposals
 from pipelines.command_line import main
-from pipelines.evaluation import evenly_spaced
+from pipelines.evaluation import evenly_spaced, regions_notes
 
 MODEL = ("--clip", "scenes", "--templates", "photo", "--device", "cpu")
 ORACLE = ("evaluate", "--benchmark", "scenes", "--limit", "6", "--oracle", "masks", *MODEL)
@@ -304,6 +304,14 @@ def test_nearest_takes_the_pixel_under_the_new_centre():
     assert nearest(labels, (2, 6)).tolist() == [[1, 1, 2, 2, 3, 3]] * 2
     assert nearest(labels, (1, 2)).tolist() == [[1, 3]]
     assert nearest(labels[None], (1, 1)).tolist() == [[[2]]]
+
+
+def test_regions_that_are_no_crops_are_said():
+    assert regions_notes({"clip": {}}) == []
+    assert regions_notes({"scorer": "one-pass", "regions": "integer"}) == [
+        "regions by --scorer one-pass, not a crop each as OVSeg's",
+        "regions cut by --regions integer",
+    ]
 
 
 def test_evenly_spaced():

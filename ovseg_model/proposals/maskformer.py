@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ovseg_model.proposals.generator import (
@@ -75,6 +75,10 @@ class MaskformerOptions:
         return InputSize(self.short_side_px, self.max_side_px)
 
 
+OF_HARD_MASKS = ("mask_threshold", "min_area_fraction", "max_masks", "score")
+"""Options that soft masks do not read: every query takes part, and the segmenter has a threshold of its own."""
+
+
 class Maskformer:
     """Hard masks of a query network, in the order of its queries; empty ones are left out.
 
@@ -83,8 +87,6 @@ class Maskformer:
     """
 
     name = "maskformer"
-    of_hard_masks = ("mask_threshold", "min_area_fraction", "max_masks", "score")
-    """Options that soft masks do not read: every query takes part, and the segmenter has a threshold of its own."""
 
     def __init__(self, network: QueryNetwork, options: MaskformerOptions) -> None:
         """Takes an open network, which decides batch and size."""
@@ -100,6 +102,15 @@ class Maskformer:
     def frame(self) -> str:
         """As `ProposalNetwork`."""
         return self._network.frame
+
+    def check_soft_options(self, given: Collection[str]) -> None:
+        """Refuses options that `propose_soft` does not read; given: names of those that the user gave."""
+        for name in OF_HARD_MASKS:
+            if name in given:
+                raise UserError(
+                    f"--mask-option {name}: is for mining; here every query of maskformer takes part with its soft "
+                    "mask, and --mask-threshold says what is foreground; leave it away"
+                )
 
     def check_vectors(self, embed: Callable[[Sequence[str]], np.ndarray]) -> None:
         """As `OvsegNetwork`; a plain checkpoint reads no class vectors. Raises UserError."""
