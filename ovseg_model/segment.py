@@ -221,7 +221,9 @@ def resize_image(image_HW3: np.ndarray, frame_hw: Sequence[int]) -> np.ndarray:
 
 def clip_probability(vectors_ND: np.ndarray, classes: ClassVectors) -> np.ndarray:
     """Returns CLIP's probability of each class, q, float32 (N, K): a softmax over the classes alone."""
-    logits_NK = LOGIT_SCALE * classes.join(vectors_ND @ classes.vectors_VD.T)
+    # By torch: numpy's own threads would fight with those of the forward before.
+    cosines_NV = (torch.from_numpy(vectors_ND) @ torch.from_numpy(classes.vectors_VD).T).numpy()
+    logits_NK = LOGIT_SCALE * classes.join(cosines_NV)
     exponentials = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 

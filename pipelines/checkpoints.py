@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.write_tables import UNFINISHED_FOLDER, RunFolder
 from schemas import TABLES, conform
+from schemas.drops import PASSING
 
 INTERVAL_S = 60.0
 """Between two checkpoints of a unit; a unit that takes less writes none."""
@@ -64,11 +65,14 @@ class Checkpoint:
         return time.monotonic() - self._saved_at >= INTERVAL_S
 
     def save(self, done: DoneImages) -> None:
-        """Saves some images more, in a file of their own."""
+        """Saves some images more, in a file of their own, but for those that another attempt may still make."""
+        self._saved_at = time.monotonic()
+        done = without_passing_drops(done)
+        if not done.image_ids:
+            return
         content = json.dumps({"image_ids": done.image_ids, "drops": done.drops})
         name = hashlib.sha256("\n".join(done.image_ids).encode()).hexdigest()[:16]
         self.run.write_part(f"{self.folder}/{name}.parquet", done.rows, TABLES[self.table], {CONTENT_KEY: content})
-        self._saved_at = time.monotonic()
 
     def forget(self) -> None:
         """Removes all files, when the part stands."""
@@ -90,6 +94,12 @@ def only_images(done: DoneImages, image_ids: Collection[str]) -> DoneImages:
     rows = done.rows.filter(pc.is_in(done.rows["image_id"], pa.array(list(image_ids), pa.string())))
     kept = tuple(image_id for image_id in done.image_ids if image_id in image_ids)
     return DoneImages(rows, [row for row in done.drops if row["image_id"] in image_ids], kept)
+
+
+def without_passing_drops(done: DoneImages) -> DoneImages:
+    """What lasts: images that were dropped for a reason that can pass are not done, and are tried again."""
+    passing = {row["image_id"] for row in done.drops if row["reason"] in PASSING}
+    return only_images(done, {image_id for image_id in done.image_ids if image_id not in passing})
 
 
 def in_order_of(image_ids: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:

@@ -20,6 +20,7 @@ from pipelines.versions import versions
 from pipelines.write_tables import (
     EXAMPLES_FILE,
     PART_NAME,
+    PLANNED_FILE,
     RETRY_FILE,
     RUN_FILE,
     SHARDS_FILE,
@@ -75,7 +76,7 @@ def finish_run(
     run.write_json(TIMINGS_FILE, timings(stats))
     run.write_json(RUN_FILE, manifest)
     note_parts(run, noted_parts(manifest, stats))
-    for name in (RETRY_FILE, SHARDS_FILE):
+    for name in (RETRY_FILE, SHARDS_FILE, PLANNED_FILE):
         run.remove(name)
     run.write(SUCCESS_FILE, b"")
     return manifest

@@ -33,11 +33,11 @@ from pipelines.options import (
     require_at_least,
 )
 from pipelines.plain import run_plain
-from pipelines.plan import MineOptions, Plan, plan_run, stale_tables
+from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
 from pipelines.retry_drops import may_pass
-from pipelines.shards import finish_shards, record_plan
+from pipelines.shards import finish_shards, missing_units, record_plan
 from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, stage_lines, summary
 from pipelines.terminal import escaped
 from pipelines.units import StoredTable
@@ -45,6 +45,7 @@ from pipelines.write_tables import (
     EXAMPLES_FILE,
     RETRY_FILE,
     RUN_FILE,
+    SHARDS_FILE,
     SUCCESS_FILE,
     UNITS_FILE,
     RunFolder,
@@ -102,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
     parser, options, beam_arguments = parse_ours(argv)
     run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
     if options.shard.finish:
+        if run.has(SUCCESS_FILE) and not run.has(SHARDS_FILE):
+            return answer_at_once(run)
         return report_finished(run, finish_shards(run), options.fetch)
     refuse_resume(run, options.run.resume)
     command = Command(argv[0], options, beam_arguments)
@@ -111,9 +114,14 @@ def main(argv: Sequence[str]) -> int:
     options = replace(options, run=on_devices(options.run))
     execute_plan = executor(options, beam_arguments)
     plan = plan_run(tables, options)
+    if plan.is_shard and not options.retry.retry and is_made(plan):
+        return answer_at_once(run)
+    if options.retry.retry:
+        refuse_other_options(plan)
     for line in notices(plan):
         print(line, file=sys.stderr)
-    prepare(plan, options)
+    if not is_dry_run(beam_arguments):
+        prepare(plan, options)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
     if plan.is_shard:
@@ -135,8 +143,29 @@ def prepare(plan: Plan, options: MineOptions) -> None:
     if plan.is_shard:
         record_plan(plan)
     plan.run.remove(SUCCESS_FILE)
+    record_fingerprints(plan)
     if options.retry.retry:
         plan.run.write(RETRY_FILE, b"")
+
+
+def is_made(plan: Plan) -> bool:
+    """Whether a run is finished and holds every part of a shard's plan, made as it would be."""
+    return plan.run.has(SUCCESS_FILE) and not missing_units(plan.run, plan.steps, plan.unit_numbers)
+
+
+def is_dry_run(beam_arguments: Sequence[str]) -> bool:
+    """Whether Beam was asked to look at the pipeline only, so that a finished run must stay one."""
+    return any(re.fullmatch(r"--dry_run(=true)?", each, re.IGNORECASE) for each in beam_arguments)
+
+
+def refuse_other_options(plan: Plan) -> None:
+    """Refuses to try drops again with options by which whole tables would be made anew.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if stale := stale_tables(plan):
+        raise UserError(f"--retry drops: {stale[0].partition(';')[0]}; give the options that the run was made with")
 
 
 def refuse_resume(run: RunFolder, resume: bool) -> None:
@@ -153,12 +182,15 @@ def answer_at_once(run: RunFolder) -> int:
     """Says that a run is finished, and what else it could be asked; returns the exit status it had."""
     manifest = run.read_json(RUN_FILE)
     lines = [*stage_lines(manifest), "", f"run: {run.url} is finished: this command made it; nothing was done"]
-    passing = may_pass(manifest)
-    if passing:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in passing.items())
-        lines.append(f"dropped for reasons that can pass: {reasons}; --retry drops tries them again")
-    print("\n".join(map(escaped, lines)))
+    print("\n".join(map(escaped, [*lines, *passing_lines(manifest)])))
     return report_empty_stages(manifest)
+
+
+def passing_lines(manifest: dict[str, Any]) -> list[str]:
+    """What may be tried again, if anything."""
+    passing = may_pass(manifest)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in passing.items())
+    return [f"dropped for reasons that can pass: {reasons}; --retry drops tries them again"] if passing else []
 
 
 def shard_done(plan: Plan, verb: str) -> str:
@@ -174,6 +206,8 @@ def report_finished(run: RunFolder, manifest: dict[str, Any], fetch: FetchOption
     if examples:
         run.write(EXAMPLES_FILE, draw_pairs(examples, fetch))
     print(summary(run, manifest, examples))
+    for line in passing_lines(manifest):
+        print(escaped(line))
     return report_empty_stages(manifest)
 
 

@@ -29,6 +29,7 @@ from pipelines.read_captions import ReadOptions, input_files
 from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
 from pipelines.write_tables import (
     PART_NAME,
+    PLANNED_FILE,
     RETRY_FILE,
     RUN_FILE,
     SUCCESS_FILE,
@@ -50,6 +51,9 @@ WORKER_GPU = "cuda"
 
 READS = {"nouns": (), "masks": (), "pairs": ("nouns", "masks")}
 """The tables that each step needs beside CAPTIONS."""
+
+SHORT_VALUES = 40
+"""Characters of an old and a new value together that a sentence repeats."""
 
 
 @dataclass(frozen=True)
@@ -203,16 +207,44 @@ def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
 
 
 def stale_tables(plan: Plan) -> list[str]:
-    """A sentence for each table of the last run.json that other options or versions will make anew."""
-    manifest = read_manifest(plan.run)
-    stages = manifest["stages"] if manifest else {}
+    """A sentence for each table of the last command, finished or not, that other options or versions will make anew."""
+    before = last_fingerprints(plan.run)
     return [
         f"{step.table}: made before with other {', '.join(changed)}; stale parts are made again"
         for step in plan.steps
         if not isinstance(step, StoredTable)
-        and step.name in stages
-        and (changed := changed_keys(stages[step.name]["fingerprint"], step.fingerprint()))
+        and step.name in before
+        and (changed := changed_keys(before[step.name], step.fingerprint()))
     ]
+
+
+def last_fingerprints(run: RunFolder) -> dict[str, Any]:
+    """By stage, what the last command made parts with: as it was planned, else as run.json says."""
+    manifest = read_manifest(run)
+    finished = {stage: facts["fingerprint"] for stage, facts in manifest["stages"].items()} if manifest else {}
+    return finished | (run.read_json(PLANNED_FILE) if run.has(PLANNED_FILE) else {})
+
+
+def record_fingerprints(plan: Plan) -> None:
+    """Writes down what parts are made with from here on."""
+    now = {step.name: step.fingerprint() for step in plan.steps if not isinstance(step, StoredTable)}
+    plan.run.write_json(PLANNED_FILE, last_fingerprints(plan.run) | now)
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The changed keys of two fingerprints, with both values where these are short."""
+    return [f"{key} ({values})" if (values := _both(before, now, key)) else key for key in changed_keys(before, now)]
+
+
+def _both(before: dict[str, Any], now: dict[str, Any], key: str) -> str:
+    old, new = (_value(each, key) for each in (before, json.loads(json.dumps(now))))
+    return f"{old} there, {new} here" if len(f"{old}{new}") <= SHORT_VALUES else ""
+
+
+def _value(tree: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        tree = tree.get(name, "none") if isinstance(tree, dict) else "none"
+    return tree
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

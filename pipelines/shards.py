@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.manifest import StageFacts, finish_run
-from pipelines.plan import Plan, changed_keys
+from pipelines.plan import Plan, changed_keys, changes
 from pipelines.retry_drops import unsettled_units
 from pipelines.units import (
     HASH_KEY,
@@ -65,12 +65,12 @@ def record_plan(plan: Plan) -> None:
     """
     record = json.loads(json.dumps(plan_record(plan)))
     known = plan.run.read_json(SHARDS_FILE) if plan.run.has(SHARDS_FILE) else record
-    changed = changed_keys(what_decides(known), what_decides(record))
+    changed = changes(what_decides(known), what_decides(record))
     if changed:
         raise UserError(
             f"--output {plan.run.url}: its shards were started with other {', '.join(changed)}; give every shard the "
-            f"same options, versions and kind of device, or remove {plan.run.path(SHARDS_FILE)} to start all of them "
-            "again"
+            "same options (--torch-threads too), versions and kind of device, or remove "
+            f"{plan.run.path(SHARDS_FILE)} to start all of them again"
         )
     plan.run.write_json(SHARDS_FILE, known)
 

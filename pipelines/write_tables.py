@@ -53,6 +53,9 @@ RETRY_FILE = ".retry"
 SHARDS_FILE = ".shards.json"
 """What the shards of a run make, until it is finished."""
 
+PLANNED_FILE = ".planned.json"
+"""By stage, the fingerprint that the command under way makes parts with: a run that crashed has no run.json yet."""
+
 SUCCESS_FILE = "_SUCCESS"
 EXAMPLES_FILE = "examples.png"
 

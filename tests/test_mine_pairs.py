@@ -15,7 +15,7 @@ import tiny_clip
 from run_files import files_of, made_of, manifest_of, parts_of
 
 from pipelines.command_line import main
-from pipelines.mine_pairs import sentence_of_worker
+from pipelines.mine_pairs import is_dry_run, sentence_of_worker
 from pipelines.write_tables import RunFolder
 from schemas import TABLES
 
@@ -116,6 +116,11 @@ def test_beam_does_not_speak_of_its_own_start_up(drawn, tmp_path):
     done = subprocess.run([*command, "--runner", "FnApiRunner"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
+
+
+def test_a_dry_run_is_told_from_a_run():
+    assert is_dry_run(["--project=p", "--dry_run=True"]) and is_dry_run(["--dry_run"])
+    assert not is_dry_run(["--dry_run=False"]) and not is_dry_run([])
 
 
 def test_only_what_is_missing_or_stale_is_made(plain, corpus, tmp_path):

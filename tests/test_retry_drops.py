@@ -10,8 +10,9 @@ import pytest
 from fakes import ColourScorer
 from run_files import files_of, made_of, manifest_of
 
-from pipelines import mine_pairs, retry_drops
+from pipelines import checkpoints, mine_pairs, retry_drops
 from pipelines.mine_pairs import main
+from schemas import UserError
 from schemas.drops import PASSING
 
 IMAGES = 12
@@ -112,6 +113,28 @@ def test_what_fails_again_is_tried_in_rounds_and_stays_dropped(site, mine, tmp_p
     assert site.asked == {"5.png": 1 + retry_drops.ROUNDS}
     assert files_of(tmp_path / "run") == before
     assert set(made_of(tmp_path / "run").values()) == {0}
+
+
+def test_a_checkpoint_does_not_settle_what_can_pass(site, mine, tmp_path, monkeypatch):
+    site.status = {"5.png": 503}
+    assert mine(tmp_path / "run") == 0
+    before, site.asked = files_of(tmp_path / "run"), Counter()
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.0)
+    assert mine(tmp_path / "run", "--retry", "drops") == 0
+    assert site.asked == {"5.png": 1 + retry_drops.ROUNDS}
+    assert files_of(tmp_path / "run") == before
+
+
+def test_a_retry_with_other_options_is_refused(site, mine, tmp_path, capsys):
+    site.status = {"5.png": 503}
+    assert mine(tmp_path / "run") == 0
+    assert "1 fetch_failed; --retry drops tries them again" in capsys.readouterr().out
+    before = files_of(tmp_path / "run")
+    with pytest.raises(
+        UserError, match="--retry drops: pairs: made before with other masks_per_noun; give the options"
+    ):
+        mine(tmp_path / "run", "--retry", "drops", "--masks-per-noun", "2")
+    assert files_of(tmp_path / "run") == before
 
 
 def test_waits_double():

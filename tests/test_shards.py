@@ -61,13 +61,34 @@ def test_a_shard_with_other_options_is_refused(mine, tmp_path, capsys):
     assert mine("run", *shard_of(0)) == 0
     before = files_of(tmp_path / "run")
     assert mine("run", *shard_of(1), "--masks-per-noun", "2") == 2
-    assert "its shards were started with other match_regions.masks_per_noun; give every" in capsys.readouterr().err
+    assert (
+        "its shards were started with other match_regions.masks_per_noun (1 there, 2 here); give every"
+        in capsys.readouterr().err
+    )
     assert files_of(tmp_path / "run") == before
     assert mine("run", *shard_of(1), "--threads", "2") == 0
 
 
+def test_a_finished_run_stays_finished(mine, tmp_path, capsys):
+    for index in (0, 1, 2):
+        assert mine("run", *shard_of(index)) == 0
+    assert finish(tmp_path) == 0
+    before = files_of(tmp_path / "run")
+    for again in (lambda: finish(tmp_path), lambda: mine("run", *shard_of(1))):
+        assert again() == 0
+        assert "nothing was done" in capsys.readouterr().out.splitlines()[-1]
+        assert files_of(tmp_path / "run") == before
+
+
+def test_a_run_that_never_finished_says_what_is_made_again(mine, tmp_path, capsys):
+    assert mine("run", *shard_of(0)) == 0
+    assert mine("run", "--masks-per-noun", "2") == 0
+    assert "pairs: made before with other masks_per_noun; stale parts are made again" in capsys.readouterr().err
+    assert not (tmp_path / "run/.planned.json").exists()
+
+
 def test_finish_wants_shards_first(mine, tmp_path, capsys):
-    assert mine("run") == 0
+    (tmp_path / "run").mkdir()
     assert finish(tmp_path) == 2
     assert "holds nothing for --finish to finish; start its shards" in capsys.readouterr().err
 
