@@ -4,8 +4,13 @@ The paper's composition (OVSeg's trainer, method of Liang et al., CVPR 2023): bo
 every row is encoded again, 77 tokens long, and the loss takes rows as the only positives. Equality first: the same
 batch must give the same loss to 1e-4 in mode full with the paper's loss; the benchmark fails otherwise.
 
+TFLOP/s are the image tower's multiplications and additions, forwards once, backwards twice (once where its weights are
+frozen); what checkpointing computes again does not count. Beside them stands their share of what one large product of
+matrices reaches on the same device in the same number format, measured first.
+
 python -m benchmarks.train_step --clip scenes --batch 64        the shipped model
 python -m benchmarks.train_step --clip ViT-B-16/random --batch 8
+python -m benchmarks.train_step --clip ViT-L-14/random --batch 256 --device cuda
 """
 
 from __future__ import annotations
@@ -44,6 +49,9 @@ class Side:
     model: torch.nn.Module
     optimizer: Callable[[], torch.optim.Optimizer]
     seconds: list[float]
+    tflop: float | None = None
+    """Of the image tower in a step."""
+    precision: str = "fp32"
 
     def held_bytes(self) -> int:
         """Activations kept for the backward pass, gradients, and the optimiser's state."""
@@ -127,7 +135,32 @@ def our_side(name: str, clip: Clip, device: str, batch: PairBatch, label: str, *
     state = TrainingState(chosen, model, (clip.mean, clip.std), texts, Processes(0, 1, device))
     state.begin_stage()
     state.model.train()
-    return Side(label, lambda: state.learn(batch, 1e-6), state.model, lambda: state.optimizer, [])
+    passes = 2 if chosen.mode == "prompt" else 3
+    tflop = passes * len(batch) * tower_tflop(clip.model.visual)
+    step, optimizer = (lambda: state.learn(batch, 1e-6)), (lambda: state.optimizer)
+    return Side(label, step, state.model, optimizer, [], tflop, chosen.precision)
+
+
+def tower_tflop(visual: torch.nn.Module) -> float:
+    """Multiplications and additions of one image through open_clip's vision transformer, in 10¹²."""
+    width, patches = visual.conv1.out_channels, visual.grid_size[0] * visual.grid_size[1]
+    tokens, blocks = patches + 1, visual.transformer.resblocks
+    mlp = blocks[0].mlp.c_fc.out_features
+    block = 8 * tokens * width**2 + 4 * tokens**2 * width + 4 * tokens * width * mlp
+    return (len(blocks) * block + 2 * patches * visual.conv1.weight.numel()) / 1e12
+
+
+def matmul_tflops(device: str, precision: str) -> float:
+    """What a product of two large matrices reaches, 10¹² multiplications and additions a second; median of REPEATS."""
+    side = 8192 if device.startswith("cuda") else 2048
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return 2 * side**3 / 1e12 / statistics.median(seconds[1:])
 
 
 def check_equal(name: str, clip: Clip, device: str, batch: PairBatch) -> None:
@@ -170,19 +203,30 @@ def main() -> None:
             began = time.perf_counter()
             side.step()
             side.seconds.append(time.perf_counter() - began)
-    print(table(sides, arguments.batch))
+    rates = {precision: matmul_tflops(device, precision) for precision in ("fp32", "bf16")}
+    print(table(sides, arguments.batch, rates))
 
 
-def table(sides: list[Side], batch: int) -> str:
-    """A row a side; the noise is the first side's spread over its own median."""
+def table(sides: list[Side], batch: int, matmul: dict[str, float]) -> str:
+    """A row a side; the noise is the first side's spread over its own median. matmul: TFLOP/s by number format."""
     base = statistics.median(sides[0].seconds)
-    lines = ["| | s/step | pairs/s | ratio | MB held |", "|---|---:|---:|---:|---:|"]
+    lines = ["| | s/step | pairs/s | ratio | MB held | TFLOP/s | of a matmul |", "|---|---:|---:|---:|---:|---:|---:|"]
     for side in sides:
         seconds = statistics.median(side.seconds)
         held = side.held_bytes() / 1e6
-        lines.append(f"| {side.name} | {seconds:.3f} | {batch / seconds:.1f} | {base / seconds:.2f} | {held:.0f} |")
+        speed = f"{batch / seconds:.1f} | {base / seconds:.2f} | {held:.0f}"
+        lines.append(f"| {side.name} | {seconds:.3f} | {speed} | {rate_cells(side, seconds, matmul)} |")
     spread = (max(sides[0].seconds) - min(sides[0].seconds)) / base
-    return "\n".join([*lines, "", f"noise: the paper's composition varied by {spread:.0%} over {REPEATS} repeats"])
+    rates = ", ".join(f"{rate:.2f} in {precision}" for precision, rate in matmul.items())
+    noise = f"noise: the paper's composition varied by {spread:.0%} over {REPEATS} repeats"
+    return "\n".join([*lines, "", f"{noise}; a matmul reaches {rates} TFLOP/s"])
+
+
+def rate_cells(side: Side, seconds: float, matmul: dict[str, float]) -> str:
+    """TFLOP/s of a side's image tower, and their share of a matmul's."""
+    if side.tflop is None:
+        return "|"
+    return f"{side.tflop / seconds:.3f} | {side.tflop / seconds / matmul[side.precision]:.0%}"
 
 
 if __name__ == "__main__":
