@@ -93,12 +93,7 @@ def table(folder: Path, benchmark: str, models: dict[str, list[str]], ways: dict
         chosen = {way: clips if "--oracle" in options else clips[:1] for way, options in ways.items()}
         cells = [cell([evaluate(folder, benchmark, clip, ways[way]) for clip in some]) for way, some in chosen.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    oracle = [
-        "100.0"
-        if "--oracle" in options
-        else cell([evaluate(folder, benchmark, "scenes", (*untuned(options), *LABELS))])
-        for options in ways.values()
-    ]
+    oracle = [most_of(folder, benchmark, options) for options in ways.values()]
     return [*lines, f"| these masks, true labels | {' | '.join(oracle)} |", ""]
 
 
