@@ -627,6 +627,7 @@ PLACES = [
     "drops/part-00001-read_captions.parquet",
     ".input.json",
     "units.json",
+    ".planned.json",
     "nouns/part-00000.parquet",
     "drops/part-00001-extract_nouns.parquet",
     "masks/part-00001.parquet",
@@ -675,7 +676,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(name, sound, w
     with monkeypatch.context() as patch:
         fill_disk(patch, name)
         assert sentence_of(ovseg(run, *sound), "mine").startswith(f"{run}/{name} {FULL}")
-    kept = {".input.json", ".parts.arrow", ".unfinished"}  # what is known of input and parts, and begun
+    kept = {".input.json", ".parts.arrow", ".planned.json", ".unfinished"}  # what is known, planned and begun
     assert not [path for path in run.rglob("*") if path.name.startswith(".") and path.name not in kept]
     assert ovseg(run, *sound).status == 0
     assert files_of(run) == whole
