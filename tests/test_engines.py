@@ -120,7 +120,8 @@ def test_a_run_that_loses_its_engine_fails_at_once_and_goes_on(name, drawn, tmp_
     error = process.communicate(timeout=120)[1]
     if process.returncode:  # an engine may also restart what it lost
         assert process.returncode == 2, error
-        assert "the same command goes on where it was" in error.splitlines()[-1]
+        # A thread of Beam's may still say after it that its channel closed.
+        assert "the same command goes on where it was" in error
         assert time.monotonic() - killed < 90
         again = mortal_runs.start(command, folder)
         error = again.communicate(timeout=300)[1]
