@@ -120,8 +120,11 @@ def main(argv: Sequence[str]) -> int:
         refuse_other_options(plan)
     for line in notices(plan):
         print(line, file=sys.stderr)
-    if not is_dry_run(beam_arguments):
-        prepare(plan, options)
+    if is_dry_run(beam_arguments):
+        execute_plan(plan)
+        print("--dry_run: the job was built; nothing was submitted, made or changed")
+        return 0
+    prepare(plan, options)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
     if plan.is_shard:

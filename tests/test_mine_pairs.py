@@ -14,6 +14,7 @@ import pytest
 import tiny_clip
 from run_files import files_of, made_of, manifest_of, parts_of
 
+from pipelines import mine_pairs
 from pipelines.command_line import main
 from pipelines.mine_pairs import is_dry_run, sentence_of_worker
 from pipelines.write_tables import RunFolder
@@ -121,6 +122,20 @@ def test_beam_does_not_speak_of_its_own_start_up(drawn, tmp_path):
 def test_a_dry_run_is_told_from_a_run():
     assert is_dry_run(["--project=p", "--dry_run=True"]) and is_dry_run(["--dry_run"])
     assert not is_dry_run(["--dry_run=False"]) and not is_dry_run([])
+
+
+def test_a_dry_run_leaves_a_finished_run_and_settles_nothing(plain, corpus, tmp_path, monkeypatch, capsys):
+    shutil.copytree(plain, tmp_path / "run")
+    hidden = sorted(path.name for path in (tmp_path / "run").glob(".*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(mine_pairs, "executor", lambda options, beam_arguments: lambda plan: None)
+        command = ["mine", *corpus, "--output", str(tmp_path / "run"), "--masks-per-noun", "2"]
+        assert main([*command, "--runner", "FnApiRunner", "--dry_run=True"]) == 0
+    assert "nothing was submitted" in capsys.readouterr().out
+    assert (tmp_path / "run/_SUCCESS").exists()
+    assert sorted(path.name for path in (tmp_path / "run").glob(".*")) == hidden
+    assert main([*command, "--runner", "plain"]) == 0
+    assert made_of(tmp_path / "run")["match_regions"] == 4
 
 
 def test_only_what_is_missing_or_stale_is_made(plain, corpus, tmp_path):
