@@ -65,6 +65,7 @@ def fake_masks(captions: pa.Table) -> pa.Table:
         {
             **per_image,
             "image_sha256": pa.array(hashes).take(pa.array(twice)),
+            "image_phash": pa.array([each[:16] for each in hashes]).take(pa.array(twice)),
             "height": HEIGHT_PX,
             "width": WIDTH_PX,
             "mask_index": np.tile([0, 1], count),
@@ -83,7 +84,17 @@ def fake_pairs(captions: pa.Table, nouns: pa.Table, masks: pa.Table) -> pa.Table
     left = masks.filter(pc.equal(masks["mask_index"], 0))
     regions = left.take(pc.index_in(nouns["image_id"], left["image_id"].combine_chunks()))
     texts = captions.take(pc.index_in(keys_of(nouns), keys_of(captions)))
-    from_mask = ("image_id", "image_uri", "image_sha256", "height", "width", "mask_index", "mask", "box_xywh_px")
+    from_mask = (
+        "image_id",
+        "image_uri",
+        "image_sha256",
+        "image_phash",
+        "height",
+        "width",
+        "mask_index",
+        "mask",
+        "box_xywh_px",
+    )
     from_noun = ("noun", "lemma", "caption_index", "start_char", "end_char", "abstract", "generic")
     scores = {"cosine": 0.25, "probability": 1.0, "mask_rank": 1, "noun_rank": 1, "margin": 0.0}
     absent = dict.fromkeys(("hard_negatives", "crop_png"))
@@ -94,11 +105,12 @@ def fake_pairs(captions: pa.Table, nouns: pa.Table, masks: pa.Table) -> pa.Table
         {
             **{name: regions[name] for name in (*from_mask, "area_px", "generator")},
             **{name: nouns[name] for name in from_noun},
-            **{name: texts[name] for name in ("caption", "source_url", "licence")},
+            **{name: texts[name] for name in ("caption", "source_url", "licence", "safety")},
             **scores,
             **absent,
             "pair_id": [hashlib.sha256("\n".join(name).encode()).hexdigest()[:32] for name in names],
             "runner_up_nouns": [[]] * nouns.num_rows,
+            "runner_up_masks": [[]] * nouns.num_rows,
             "meaningless": True,
             "scorer": SCORER,
         },

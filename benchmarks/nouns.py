@@ -133,7 +133,7 @@ def check_equal(tagger: CaptionTagger, corpora: dict[str, list[str]]) -> Iterato
 
 def captions_table(captions: Sequence[str]) -> pa.Table:
     """CAPTIONS rows, one an image."""
-    others = {"image_uri": None, "source_url": None, "licence": None, "caption_index": 0}
+    others = {"image_uri": None, "source_url": None, "licence": None, "safety": None, "caption_index": 0}
     rows = [{"image_id": f"{index:09}", "caption": caption, **others} for index, caption in enumerate(captions)]
     return conform_rows(rows, CAPTIONS)
 

@@ -54,6 +54,7 @@ SPILL_SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("source_url", pa.string()),
         ("licence", pa.string()),
+        ("safety", pa.string()),
         ("drop_key", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -175,7 +176,7 @@ def caption_order(row: dict[str, Any]) -> tuple[Any, ...]:
         row["image_id"],
         row["order"],
         hashlib.sha256(row["caption"].encode()).digest(),
-        *(row[name] or "" for name in ("image_uri", "source_url", "licence")),
+        *(row[name] or "" for name in ("image_uri", "source_url", "licence", "safety")),
     )
 
 
@@ -196,6 +197,7 @@ def freeze_image(rows: list[dict[str, Any]], limit: int) -> tuple[list[dict[str,
                 "caption": row["caption"],
                 "source_url": row["source_url"],
                 "licence": row["licence"],
+                "safety": row["safety"],
             }
     return list(kept.values()), drops
 
@@ -269,7 +271,7 @@ def rows_by_unit(records: pa.Table, units: range, count: int) -> Iterator[tuple[
 def spilled(row: CaptionRow | BadRow) -> tuple[Any, ...]:
     """One record of `SPILL_SCHEMA`."""
     if isinstance(row, BadRow):
-        return (image_digest(row.key), None, None, None, None, None, None, row.key, row.reason, row.detail)
+        return (image_digest(row.key), None, None, None, None, None, None, None, row.key, row.reason, row.detail)
     return (image_digest(row.image_id), *row, None, None, None)
 
 

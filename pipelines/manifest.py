@@ -69,6 +69,7 @@ def finish_run(
             "stages": {name: stage_facts(facts, name, stats) for name, facts in stages.items()},
             "tables": tables,
             "weights": [weight for facts in stages.values() for weight in facts.weights],
+            "sources": [],
             "versions": versions(),
             "meaningless": any(facts.meaningless for facts in stages.values()),
         }

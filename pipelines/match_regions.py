@@ -29,7 +29,7 @@ from pipelines.write_tables import RunFolder
 from schemas import PAIRS, conform_rows
 
 STAGE = "match_regions"
-VERSION = 1
+VERSION = 2
 TEMPERATURE = 100.0
 """CLIP's logit scale at inference (method of the paper: cosine x 100)."""
 
@@ -43,8 +43,8 @@ PIXELS_PER_GROUP = 50_000_000
 """Pixels held while regions are gathered, 150 MB: images with few masks must not pile up."""
 
 
-class Match(NamedTuple):
-    """One mask for one noun: indices into the image's nouns and masks, and the scores of PAIRS."""
+class Scored(NamedTuple):
+    """One mask beside one noun: indices into the image's nouns and masks, and the scores of PAIRS."""
 
     noun: int
     mask: int
@@ -56,6 +56,13 @@ class Match(NamedTuple):
     runner_up_nouns: list[tuple[int, float]]
 
 
+class Match(NamedTuple):
+    """One mask for one noun, and the noun's next best masks."""
+
+    scored: Scored
+    runner_up_masks: list[Scored]
+
+
 class ImageNouns(NamedTuple):
     """An image to match: its masks (MASKS rows) and its distinct nouns (NOUNS rows with their captions)."""
 
@@ -64,13 +71,14 @@ class ImageNouns(NamedTuple):
     nouns: list[dict[str, Any]]
 
 
-def match_nouns(cosines_NM: np.ndarray, masks_per_noun: int, runner_ups: int) -> list[Match]:
+def match_nouns(cosines_NM: np.ndarray, masks_per_noun: int, runner_up_nouns: int, runner_up_masks: int) -> list[Match]:
     """The best masks of every noun of one image.
 
     Args:
         cosines_NM: float32, nouns x masks; ties go to the lower index.
         masks_per_noun: masks kept for each noun, best first.
-        runner_ups: other nouns listed with each match.
+        runner_up_nouns: other nouns listed with each match.
+        runner_up_masks: next best masks listed with each match.
     """
     probability_NM = softmax_over_nouns(cosines_NM)
     masks_by_rank_NM = np.argsort(-cosines_NM, axis=1, kind="stable")
@@ -78,10 +86,11 @@ def match_nouns(cosines_NM: np.ndarray, masks_per_noun: int, runner_ups: int) ->
     noun_rank_NM = np.argsort(nouns_by_rank_NM, axis=0, kind="stable") + 1
     matches = []
     for noun, ranked in enumerate(masks_by_rank_NM):
-        for rank, mask in enumerate(ranked[:masks_per_noun]):
-            others = [other for other in nouns_by_rank_NM[:, mask] if other != noun][:runner_ups]
-            matches.append(
-                Match(
+        scored = []
+        for rank, mask in enumerate(ranked[: masks_per_noun + runner_up_masks]):
+            others = [other for other in nouns_by_rank_NM[: runner_up_nouns + 1, mask] if other != noun]
+            scored.append(
+                Scored(
                     noun,
                     int(mask),
                     float(cosines_NM[noun, mask]),
@@ -89,9 +98,11 @@ def match_nouns(cosines_NM: np.ndarray, masks_per_noun: int, runner_ups: int) ->
                     rank + 1,
                     int(noun_rank_NM[noun, mask]),
                     _margin(cosines_NM[noun], ranked, rank),
-                    [(int(other), float(cosines_NM[other, mask])) for other in others],
+                    [(int(other), float(cosines_NM[other, mask])) for other in others[:runner_up_nouns]],
                 )
             )
+        kept = range(min(masks_per_noun, len(scored)))
+        matches += [Match(scored[rank], scored[rank + 1 : rank + 1 + runner_up_masks]) for rank in kept]
     return matches
 
 
@@ -149,29 +160,44 @@ def pair_rows(
     image: ImageNouns, matches: Iterable[Match], pixels_HW3: np.ndarray, scorer: Scorer, crops: bool
 ) -> Iterator[dict[str, Any]]:
     """PAIRS rows of one image, noun by noun, best mask first."""
-    from_mask = ("image_id", "image_uri", "image_sha256", "height", "width", "mask_index", "mask")
+    from_mask = ("image_id", "image_uri", "image_sha256", "image_phash", "height", "width", "mask_index", "mask")
     from_mask += ("box_xywh_px", "area_px", "generator")
     from_noun = ("noun", "lemma", "caption_index", "caption", "start_char", "end_char", "abstract", "generic")
-    from_noun += ("source_url", "licence")
-    for match in matches:
-        mask, noun = image.masks[match.mask], image.nouns[match.noun]
+    from_noun += ("source_url", "licence", "safety")
+    for scored, runner_up_masks in matches:
+        mask, noun = image.masks[scored.mask], image.nouns[scored.noun]
         yield {
             **{name: mask[name] for name in from_mask},
             **{name: noun[name] for name in from_noun},
+            **scores_of(image, scored),
             "pair_id": pair_id(mask["image_sha256"], mask["mask"], noun["noun"]),
-            "cosine": match.cosine,
-            "probability": match.probability,
-            "mask_rank": match.mask_rank,
-            "noun_rank": match.noun_rank,
-            "margin": match.margin,
-            "runner_up_nouns": [
-                {"noun": image.nouns[other]["noun"], "cosine": cosine} for other, cosine in match.runner_up_nouns
-            ],
+            "mask_rank": scored.mask_rank,
+            "runner_up_masks": [scored_mask(image, each) for each in runner_up_masks],
             "hard_negatives": None,
             "meaningless": scorer.meaningless,
             "scorer": scorer.name,
             "crop_png": crop_png(pixels_HW3, mask["box_xywh_px"]) if crops else None,
         }
+
+
+def scores_of(image: ImageNouns, scored: Scored) -> dict[str, Any]:
+    """What PAIRS says of how well a mask and a noun fit."""
+    return {
+        "cosine": scored.cosine,
+        "probability": scored.probability,
+        "noun_rank": scored.noun_rank,
+        "margin": scored.margin,
+        "runner_up_nouns": [
+            {"noun": image.nouns[other]["noun"], "cosine": cosine} for other, cosine in scored.runner_up_nouns
+        ],
+    }
+
+
+def scored_mask(image: ImageNouns, scored: Scored) -> dict[str, Any]:
+    """A mask that the noun could have had, as an element of PAIRS' runner_up_masks."""
+    mask = image.masks[scored.mask]
+    from_mask = ("mask_index", "mask", "box_xywh_px", "area_px")
+    return {**{name: mask[name] for name in from_mask}, **scores_of(image, scored)}
 
 
 def crop_png(pixels_HW3: np.ndarray, box_xywh_px: Sequence[int]) -> bytes:
@@ -207,6 +233,7 @@ def match_regions(
     vectors_of_nouns = embed_distinct_nouns(images, scorer)
     one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
     readable = one_pass.prefiltered(readable_images(images, fetch, drops))
+    chosen = options.masks_per_noun, options.runner_up_nouns, options.runner_up_masks
     rows: list[dict[str, Any]] = []
     for group in groups_of_regions(readable, one_pass.masks_per_group):
         with in_models():
@@ -214,7 +241,7 @@ def match_regions(
         for (image, pixels), regions_MD in count_images(zip(group, vectors, strict=True), "pairs"):
             cosines_NM = cosines_of(image, vectors_of_nouns, regions_MD)
             one_pass.compare(image, pixels, cosines_NM)
-            matches = match_nouns(cosines_NM, options.masks_per_noun, options.runner_up_nouns)
+            matches = match_nouns(cosines_NM, *chosen)
             rows += pair_rows(image, matches, pixels, scorer, options.crops)
     pairs = conform_rows(rows, PAIRS)
     paired = count_distinct_rows(pairs, ("image_id", "caption_index", "start_char", "end_char"))
@@ -371,7 +398,7 @@ class MatchRegions:
 
     def fingerprint(self) -> dict[str, Any]:
         """Version, scorer and the options that select nouns and masks."""
-        names = ("masks_per_noun", "runner_up_nouns", "match_abstract", "match_generic", "crops")
+        names = ("masks_per_noun", "runner_up_nouns", "runner_up_masks", "match_abstract", "match_generic", "crops")
         chosen = {name: getattr(self.options, name) for name in names}
         versions = versions_of("numpy", "open_clip_torch", "pillow", "pycocotools", "torch")
         images = self.fetch.fingerprint()

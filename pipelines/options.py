@@ -91,6 +91,9 @@ class MatchOptions:
     )
     masks_per_noun: int = option(1, "best masks kept for each noun; the paper keeps 1")
     runner_up_nouns: int = option(3, "other nouns of the image listed with each pair, best first")
+    runner_up_masks: int = option(
+        3, "next best masks listed with each pair, for `ovseg filter --assign` to choose from"
+    )
     match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")
     match_generic: bool = option(True, "match generic nouns too, as the paper does; they are flagged")
     crops: bool = option(False, "store each region's box as PNG in PAIRS, so that training needs no images")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovseg_model import rle
+from ovseg_model.image_hash import perceptual_hash
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
 from ovseg_model.proposals import (
     GeneratorSpec,
@@ -31,7 +32,7 @@ from pipelines.write_tables import RunFolder
 from schemas import MASKS, conform_rows
 
 STAGE = "propose_masks"
-VERSION = 1
+VERSION = 2
 
 
 class Image(NamedTuple):
@@ -95,6 +96,7 @@ def mask_rows(
 ) -> Iterator[dict[str, Any]]:
     """MASKS rows of one image."""
     height, width = fetched.pixels.shape[:2]
+    phash = perceptual_hash(fetched.pixels)
     areas, boxes = rle.areas_px(proposals.masks), rle.boxes_xywh_px(proposals.masks)
     unknown = [None] * len(proposals.masks)
     scores = (proposals.predicted_iou or unknown, proposals.stability or unknown)
@@ -104,6 +106,7 @@ def mask_rows(
             "image_id": image.image_id,
             "image_uri": image.image_uri,
             "image_sha256": fetched.sha256,
+            "image_phash": phash,
             "height": height,
             "width": width,
             "mask_index": index,

@@ -7,7 +7,7 @@ from schemas.table import ValueCheck, column, table
 
 CAPTIONS = table(
     "captions",
-    1,
+    2,
     "one caption of one image; rows are sorted by image_id, then caption_index",
     [
         column("image_id", pa.string(), "the image's key in every table"),
@@ -22,6 +22,7 @@ CAPTIONS = table(
         column("caption", pa.string(), "the caption as given, without surrounding white space"),
         column("source_url", pa.string(), "where the image was found, when the input says so", nullable=True),
         column("licence", pa.string(), "the image's licence, when the input says so", nullable=True),
+        column("safety", pa.string(), "the image's safety flag, as the input has it", nullable=True),
     ],
     (
         ValueCheck("caption", "at least one character", lambda rows: pc.greater(pc.utf8_length(rows["caption"]), 0)),

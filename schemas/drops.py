@@ -52,6 +52,7 @@ IMAGES = {
     "fetch_refused": Reason("the server refused: HTTP 4xx, no permission, too many redirects, or no byte ranges"),
     "fetch_local_address": Reason("the URL, or a redirect, leads to a local address"),
     "fetch_disallowed": Reason("the server asks machines not to use the image (X-Robots-Tag)"),
+    "excluded_image": Reason("the image is on a list that --exclude-images names, of an evaluation set for example"),
 }
 """Why an image is dropped before anything looks at it, by propose_masks, or its nouns are, by match_regions."""
 
@@ -72,6 +73,18 @@ PAIRS = {
 }
 """Why match_regions drops a noun of an image that has masks."""
 
+SELECTION = {
+    "not_selected": Reason("the condition of --where does not hold for the pair"),
+    "not_assigned": Reason("the assignment gave its noun no mask, or its mask another noun"),
+    "near_duplicate_image": Reason("the image is nearly another one, whose pairs are kept"),
+    "near_duplicate_mask": Reason("its mask is nearly that of another pair of the same noun in the image"),
+    "over_noun_cap": Reason("its noun has as many pairs as --cap allows"),
+}
+"""Why filter_pairs drops a pair."""
+
+MERGING = {"duplicate_record": Reason("another of the merged runs has the record already")}
+"""Why merge_runs drops a record."""
+
 WORKERS = {
     "worker_killed": Reason(
         "the worker died at this image alone, twice: killed, out of memory, or a crash in native code", can_pass=True
@@ -79,18 +92,18 @@ WORKERS = {
 }
 """Why every stage but reading drops all records of an image that it cannot get past."""
 
-REASONS: dict[str, Reason] = {**READING, **NOUNS, **IMAGES, **MASKS, **PAIRS, **WORKERS}
+REASONS: dict[str, Reason] = {**READING, **NOUNS, **IMAGES, **MASKS, **PAIRS, **SELECTION, **MERGING, **WORKERS}
 """Every reason that DROPS may name."""
 
 PASSING = tuple(name for name, reason in REASONS.items() if reason.can_pass)
 """The reasons that can pass, of the network, of time or of memory: what `--retry drops` tries again."""
 
-STAGES = ("read_captions", "extract_nouns", "propose_masks", "match_regions")
+STAGES = ("read_captions", "extract_nouns", "propose_masks", "match_regions", "merge_runs", "filter_pairs")
 """The stages that drop, in the order of the data."""
 
 DROPS = table(
     "drops",
-    1,
+    2,
     "one record that a stage read and did not keep; rows are sorted by key",
     [
         column("stage", pa.string(), f"which step dropped it: {', '.join(STAGES)}"),
@@ -98,7 +111,7 @@ DROPS = table(
             "key",
             pa.string(),
             "which record: image_id (images), image_id#caption_index (captions), image_id#caption_index:start-end "
-            "(nouns); of read_captions file:row, or image_id#order as the input has it",
+            "(nouns); of read_captions file:row, or image_id#order as the input has it; pair_id (pairs)",
         ),
         column("image_id", pa.string(), "its image, when it is known", nullable=True),
         column("reason", pa.string(), "one of the closed list in docs/tables.md"),

@@ -53,14 +53,21 @@ MASK_CHECKS = (
 )
 """What holds wherever a mask stands: in MASKS and in PAIRS."""
 
+IMAGE_PHASH = "perceptual hash of the image, 64 bits in hex: near-identical images differ in few bits"
+
+PHASH_CHECK = ValueCheck(
+    "image_phash", "16 hex digits", lambda rows: pc.match_substring_regex(rows["image_phash"], "^[0-9a-f]{16}$")
+)
+
 MASKS = table(
     "masks",
-    1,
+    2,
     "one mask proposal of one image; rows are sorted by image_id, then mask_index",
     [
         column("image_id", pa.string(), "the image's key in every table"),
         column("image_uri", pa.string(), "where the image's bytes were read"),
         column("image_sha256", pa.string(), "sha256 of those bytes, in hex"),
+        column("image_phash", pa.string(), IMAGE_PHASH),
         column("height", pa.int32(), "image height after EXIF orientation", unit="px"),
         column("width", pa.int32(), "image width after EXIF orientation", unit="px"),
         column("mask_index", pa.int32(), "position among the masks of its image, from 0, in the generator's order"),
@@ -78,6 +85,7 @@ MASKS = table(
     ],
     (
         *MASK_CHECKS,
+        PHASH_CHECK,
         ValueCheck("mask_index", "0 or more", lambda rows: pc.greater_equal(rows["mask_index"], 0)),
         ValueCheck("mask_index", "rows sorted by image_id, then mask_index, each once", keys_ascend),
         ValueCheck("predicted_iou", "a share from 0 to 1", is_share("predicted_iou")),

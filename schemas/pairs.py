@@ -3,12 +3,12 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.masks import MASK_CHECKS, is_share
-from schemas.table import BOX_XYWH, RLE, SCORED_NOUN, ValueCheck, column, table
+from schemas.masks import IMAGE_PHASH, MASK_CHECKS, PHASH_CHECK, is_share
+from schemas.table import BOX_XYWH, RLE, SCORED_MASK, SCORED_NOUN, ValueCheck, column, table
 
 PAIRS = table(
     "pairs",
-    1,
+    2,
     "one masked region and one noun that CLIP matched to it; rows are sorted by image_id, caption_index, start_char, "
     "mask_rank",
     [
@@ -16,6 +16,7 @@ PAIRS = table(
         column("image_id", pa.string(), "the image's key in every table"),
         column("image_uri", pa.string(), "where the image's bytes were read"),
         column("image_sha256", pa.string(), "sha256 of those bytes, in hex"),
+        column("image_phash", pa.string(), IMAGE_PHASH),
         column("height", pa.int32(), "image height after EXIF orientation", unit="px"),
         column("width", pa.int32(), "image width after EXIF orientation", unit="px"),
         column("mask_index", pa.int32(), "which of the image's masks in MASKS"),
@@ -50,6 +51,11 @@ PAIRS = table(
             "the image's other nouns that score highest on this mask, best first",
         ),
         column(
+            "runner_up_masks",
+            pa.list_(pa.field("element", SCORED_MASK, nullable=False)),
+            "the image's next best masks for this noun, best first, with all that this row would say of them",
+        ),
+        column(
             "hard_negatives",
             pa.list_(pa.field("element", pa.string(), nullable=False)),
             "nouns that this image's captions lack and CLIP ranks high; null when they were not mined",
@@ -62,6 +68,7 @@ PAIRS = table(
         column("scorer", pa.string(), "name of the CLIP model that matched"),
         column("source_url", pa.string(), "as in CAPTIONS", nullable=True),
         column("licence", pa.string(), "as in CAPTIONS", nullable=True),
+        column("safety", pa.string(), "the image's safety flag, of the input or of a plug-in", nullable=True),
         column(
             "crop_png",
             pa.binary(),
@@ -71,6 +78,7 @@ PAIRS = table(
     ],
     (
         *MASK_CHECKS,
+        PHASH_CHECK,
         ValueCheck("cosine", "a number from -1 to 1", lambda rows: pc.less_equal(pc.abs(rows["cosine"]), 1.0001)),
         ValueCheck("probability", "a share from 0 to 1", is_share("probability")),
         ValueCheck("end_char", "more than start_char", lambda rows: pc.greater(rows["end_char"], rows["start_char"])),

@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas.conform import SchemaError
 
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 
 RUN_KEYS = {
     "format": "version of this layout",
@@ -15,7 +15,9 @@ RUN_KEYS = {
     "the totals: read, kept, dropped by reason, and what else was measured, where something was",
     "tables": "by table: version, rows, and every part with path, rows, bytes and sha256; this list, not a glob, "
     "defines the data set",
-    "weights": "every weight file: stage, name, sha256, bytes",
+    "weights": "every weight file: stage, name, sha256, bytes, and its licence where it is known",
+    "sources": "the runs that this one was filtered or merged from: of each the sha256 of its run.json, and what that "
+    "says without its parts; empty for a run that was mined",
     "versions": "of Python and of the packages that touch the rows",
     "meaningless": "true when a scorer's weights were random: for plumbing, never for training",
 }

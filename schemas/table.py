@@ -26,6 +26,22 @@ SCORED_NOUN = pa.struct(
 """A noun and the cosine between its embedding and a masked region's."""
 
 
+SCORED_MASK = pa.struct(
+    [
+        pa.field("mask_index", pa.int32(), nullable=False),
+        pa.field("mask", RLE, nullable=False),
+        pa.field("box_xywh_px", BOX_XYWH, nullable=False),
+        pa.field("area_px", pa.int32(), nullable=False),
+        pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),
+        pa.field("noun_rank", pa.int32(), nullable=False),
+        pa.field("margin", pa.float32()),
+        pa.field("runner_up_nouns", pa.list_(pa.field("element", SCORED_NOUN, nullable=False)), nullable=False),
+    ]
+)
+"""A mask that a noun could have had instead: all that PAIRS would say of the two, so that a choice is a query."""
+
+
 @dataclass(frozen=True)
 class ValueCheck:
     """A promise about the values of one column that the type alone cannot make.

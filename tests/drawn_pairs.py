@@ -13,6 +13,7 @@ from pipelines.match_regions import crop_png, pair_id
 from pipelines.write_tables import parquet_bytes
 from schemas import PAIRS, conform_rows
 from schemas.examples import example_rows
+from schemas.run import RUN_FORMAT
 
 NOUNS = ("ball", "box", "kite", "tree")
 HEIGHT, WIDTH = 24, 36
@@ -82,7 +83,15 @@ def write_run(folder, parts):
         facts = {"path": f"pairs/{path.name}", "rows": len(rows), "bytes": len(data)}
         listed.append({**facts, "sha256": hashlib.sha256(data).hexdigest()})
     table = {"version": 1, "rows": sum(map(len, parts)), "parts": listed}
-    manifest = {"format": 1, "units": {}, "stages": {}, "tables": {"pairs": table}, "weights": [], "versions": {}}
+    manifest = {
+        "format": RUN_FORMAT,
+        "sources": [],
+        "units": {},
+        "stages": {},
+        "tables": {"pairs": table},
+        "weights": [],
+        "versions": {},
+    }
     (folder / "run.json").write_text(json.dumps({**manifest, "meaningless": False}))
     (folder / "_SUCCESS").write_bytes(b"")
     return folder

@@ -29,7 +29,7 @@ class LongWords:
 
 
 def captions(*texts):
-    keys = {"image_uri": None, "source_url": None, "licence": None}
+    keys = {"image_uri": None, "source_url": None, "licence": None, "safety": None}
     rows = [{"image_id": "a", "caption_index": index, "caption": text, **keys} for index, text in enumerate(texts)]
     return conform_rows(rows, CAPTIONS)
 

@@ -32,6 +32,7 @@ def row(image_id, order, caption, uri="a.png"):
         "caption",
         "source_url",
         "licence",
+        "safety",
         "drop_key",
         "reason",
         "detail",

@@ -36,7 +36,7 @@ def noun(word, caption_index=0, start=0, image_id="red", **flags):
 
 
 def test_each_noun_gets_its_best_mask_with_all_scores():
-    first, second = match_nouns(COSINES_NM, masks_per_noun=1, runner_ups=3)
+    (first, runner_up_masks), (second, _) = match_nouns(COSINES_NM, 1, runner_up_nouns=3, runner_up_masks=1)
     assert (first.noun, first.mask, first.mask_rank, first.noun_rank) == (0, 0, 1, 1)
     assert first.cosine == pytest.approx(0.30)
     assert first.margin == pytest.approx(0.10)
@@ -45,11 +45,16 @@ def test_each_noun_gets_its_best_mask_with_all_scores():
     # Masks 1 and 2 tie: the lower index wins, and the margin is nothing.
     assert (second.noun, second.mask, second.noun_rank, second.margin) == (1, 1, 1, 0.0)
     assert second.runner_up_nouns == [(0, pytest.approx(0.10))]
+    # What the noun's next best mask would be as its pair.
+    (other,) = runner_up_masks
+    assert (other.noun, other.mask, other.mask_rank, other.noun_rank) == (0, 2, 2, 2)
+    assert other.margin == pytest.approx(0.10)
+    assert other.runner_up_nouns == [(1, pytest.approx(0.25))]
 
 
 def test_more_masks_a_noun_come_best_first():
-    matches = match_nouns(COSINES_NM, masks_per_noun=5, runner_ups=0)
-    assert [(match.noun, match.mask, match.mask_rank) for match in matches] == [
+    matches = match_nouns(COSINES_NM, 5, runner_up_nouns=0, runner_up_masks=3)
+    assert [(match.scored.noun, match.scored.mask, match.scored.mask_rank) for match in matches] == [
         (0, 0, 1),
         (0, 2, 2),
         (0, 1, 3),
@@ -57,13 +62,16 @@ def test_more_masks_a_noun_come_best_first():
         (1, 2, 2),
         (1, 0, 3),
     ]
-    assert matches[1].noun_rank == 2
-    assert matches[2].margin is None
-    assert all(match.runner_up_nouns == [] for match in matches)
+    assert matches[1].scored.noun_rank == 2
+    assert matches[2].scored.margin is None
+    assert all(match.scored.runner_up_nouns == [] for match in matches)
+    # The masks after a match's own, whether they have a match of their own or not.
+    ranks = [[each.mask_rank for each in match.runner_up_masks] for match in matches]
+    assert ranks == [[2, 3], [3], [], [2, 3], [3], []]
 
 
 def test_one_mask_has_no_margin():
-    assert match_nouns(np.array([[0.2]], np.float32), 1, 3)[0].margin is None
+    assert match_nouns(np.array([[0.2]], np.float32), 1, 3, 3)[0].scored.margin is None
 
 
 def test_probabilities_are_over_the_nouns_of_a_mask():
@@ -141,13 +149,14 @@ def corpus(tmp_path):
 
 def caption_row(image_id, path, index):
     text = f"caption {index} of {image_id}"
-    urls = {"source_url": "http://example.org", "licence": "CC0"}
+    urls = {"source_url": "http://example.org", "licence": "CC0", "safety": None}
     return {"image_id": image_id, "image_uri": str(path), "caption_index": index, "caption": text, **urls}
 
 
 def rows_of_masks(image_id, path, rles):
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    image = {"image_id": image_id, "image_uri": str(path), "image_sha256": sha256, "height": 4, "width": 6}
+    image = {"image_id": image_id, "image_uri": str(path), "image_sha256": sha256}
+    image |= {"image_phash": sha256[:16], "height": 4, "width": 6}
     known = {"area_px": 12, "predicted_iou": None, "stability": None, "generator": "by hand"}
     boxes = ([0, 0, 3, 4], [3, 0, 3, 4])
     return [

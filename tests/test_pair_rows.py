@@ -121,9 +121,9 @@ def test_a_part_that_is_not_as_listed_is_refused(run, rows):
 
 
 def test_other_tables_and_versions_are_refused(rows, tmp_path):
-    newer = table("pairs", 2, PAIRS.row, list(PAIRS.schema))
+    newer = table("pairs", PAIRS.version + 1, PAIRS.row, list(PAIRS.schema))
     sentence = refusal(write_pairs(tmp_path / "newer.parquet", rows[:2], table=newer))
-    assert "wanted version 1 of PAIRS, got version 2; mine the run again" in sentence
+    assert f"wanted version {PAIRS.version} of PAIRS, got version {PAIRS.version + 1}; mine the run again" in sentence
     nouns = table("nouns", 1, PAIRS.row, list(PAIRS.schema))
     assert "got the table nouns" in refusal(write_pairs(tmp_path / "nouns.parquet", rows[:2], table=nouns))
     bare = pa.Table.from_pylist(rows[:2], PAIRS.schema)

@@ -30,6 +30,7 @@ def test_an_image_of_several_captions_is_taken_once():
             "caption": "x",
             "source_url": None,
             "licence": None,
+            "safety": None,
         }
         for image_id, index in (("a", 0), ("a", 1), ("b", 0))
     ]

@@ -20,6 +20,7 @@ CAPTION = {
     "caption": "a red kite",
     "source_url": None,
     "licence": None,
+    "safety": None,
 }
 
 
@@ -122,7 +123,7 @@ def test_drops_have_a_closed_list_of_reasons():
     with pytest.raises(SchemaError, match="drops, column stage"):
         conform_rows([{**row, "stage": "lunch"}], DROPS)
     assert all(reason.meaning for reason in REASONS.values())
-    assert len(STAGES) == 4
+    assert len(STAGES) == 6
 
 
 def test_full_mask_is_cocos_code():
@@ -161,6 +162,7 @@ def manifest(**changed):
         "stages": {"extract_nouns": {"totals": {"read": 3, "kept": 2, "dropped": {"no_nouns": 1}}}},
         "tables": {"nouns": {"rows": 2, "parts": [{"rows": 2}]}},
         "weights": [],
+        "sources": [],
         "versions": {},
         "meaningless": False,
     }
@@ -174,7 +176,7 @@ def test_a_manifest_adds_up():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format": 99}, "wanted format 1, got 99"),
+        ({"format": 99}, f"wanted format {RUN_FORMAT}, got 99"),
         ({"more": 1}, r"unknown keys \['more'\]"),
         ({"stages": {"x": {"totals": {"read": 3, "kept": 1, "dropped": {}}}}}, "stage x: kept 1 and dropped 0 are not"),
         ({"tables": {"nouns": {"rows": 3, "parts": [{"rows": 2}]}}}, "table nouns: wanted 3 rows, its parts have 2"),

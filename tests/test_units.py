@@ -65,7 +65,7 @@ def noun_row(caption):
 
 
 def caption(image_id, text):
-    keys = {"image_uri": None, "caption_index": 0, "source_url": None, "licence": None}
+    keys = {"image_uri": None, "caption_index": 0, "source_url": None, "licence": None, "safety": None}
     return {"image_id": image_id, "caption": text, **keys}
 
 

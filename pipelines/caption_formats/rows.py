@@ -16,6 +16,7 @@ class CaptionRow(NamedTuple):
     caption: str
     source_url: str | None
     licence: str | None
+    safety: str | None = None
 
 
 class BadRow(NamedTuple):
