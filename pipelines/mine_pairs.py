@@ -33,7 +33,7 @@ from pipelines.options import (
     require_at_least,
 )
 from pipelines.plain import run_plain
-from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables
+from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables, unheeded_cut
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
 from pipelines.retry_drops import may_pass
@@ -103,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
     parser, options, beam_arguments = parse_ours(argv)
     run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
     if options.shard.finish:
+        refuse_beside_finish(options, beam_arguments)
         if run.has(SUCCESS_FILE) and not run.has(SHARDS_FILE):
             return answer_at_once(run)
         return report_finished(run, finish_shards(run), options.fetch)
@@ -118,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         return answer_at_once(run)
     if options.retry.retry:
         refuse_other_options(plan)
-    for line in notices(plan):
+    for line in [*unheeded_cut(plan.units, options.freeze), *notices(plan)]:
         print(line, file=sys.stderr)
     if is_dry_run(beam_arguments):
         execute_plan(plan)
@@ -135,6 +136,17 @@ def main(argv: Sequence[str]) -> int:
         return 0
     remember(plan, tables, command)
     return report_finished(run, plan.run.read_json(RUN_FILE), options.fetch)
+
+
+def refuse_beside_finish(options: MineOptions, beam_arguments: Sequence[str]) -> None:
+    """Refuses options that --finish would not heed.
+
+    Raises:
+        UserError: something beside --output, and how images are fetched for the pictures, was asked for.
+    """
+    run, shard = RunOptions(options.run.output), ShardOptions(finish=True)
+    if beam_arguments or options != MineOptions(run=run, shard=shard, fetch=options.fetch):
+        raise UserError("--finish makes nothing and goes by what the shards made; give it with --output alone")
 
 
 def prepare(plan: Plan, options: MineOptions) -> None:
