@@ -30,8 +30,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.nouns import PAGE_WIDTH, Times, page, read_captions, require
+from benchmarks.nouns import PAGE_WIDTH, page, read_captions
 from benchmarks.results import note
+from benchmarks.timing import Times, require
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.noun_vectors import KeptVectors, LocalFolder
@@ -113,14 +114,14 @@ def measure(clip: Clip, nouns: Nouns) -> tuple[str, float]:
     same = made.tobytes() == again.tobytes() == embed(clip, nouns.all).tobytes()
     require(same, "vectors from the folder are other bytes")
     scaled, noise = scale(nouns, halves)
-    seconds = [(each.median, statistics.median(each.wall)) for each in (ours, read)]
+    seconds = [(each.cpu_median, each.wall_median) for each in (ours, read)]
     distinct = len(set(nouns.all))
     rows = [
         table_row("one by one, scaled", nouns, len(nouns.all), scaled, scaled[0]),
         table_row("ours", nouns, distinct, seconds[0], scaled[0]),
         table_row("ours, from the folder", nouns, 0, seconds[1], scaled[0]),
     ]
-    ratio = scaled[0] / ours.median
+    ratio = scaled[0] / ours.cpu_median
     said = (
         f"{clip.weights.name}, {clip.precision}, {torch.get_num_threads()} threads; {checked}; bytes from the folder "
         f"are equal. One by one was timed on {sum(map(len, nouns.turns)):,} noun tokens. Noise: one by one beside "

@@ -24,7 +24,6 @@ import contextlib
 import io
 import json
 import shutil
-import statistics
 import tempfile
 import textwrap
 from collections import Counter
@@ -45,7 +44,8 @@ from benchmarks.masked_regions import usual as usual_regions
 from benchmarks.masked_regions import write_page
 from benchmarks.results import note
 from benchmarks.sam_everything import generator_of, loosened
-from benchmarks.segmenter import Times, draw_image, require
+from benchmarks.segmenter import draw_image
+from benchmarks.timing import require, time_in_turns
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.proposals import open_generator
 from ovseg_model.scorer import open_scorer
@@ -188,17 +188,14 @@ def measure(case: Case, repeats: int) -> tuple[str, dict[str, float]]:
     checked = check(case)
     ways: dict[str, Callable[[], object]] = {"parts": case.parts}
     ways |= {way: partial(case.mine, way) for way in WAYS}
-    times = {name: Times() for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            times[name].run(way)
-    cpu = {name: statistics.median(each.cpu) for name, each in times.items()}
+    times = time_in_turns(ways, repeats, is_warm=True)
+    cpu = {name: each.cpu_median for name, each in times.items()}
     lines = ["| way | CPU s, median | least to most | wall s, median | times as fast, CPU | wall |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for name, each in times.items():
         spread = f"{min(each.cpu):.1f} to {max(each.cpu):.1f}"
-        ratios = f"{cpu['parts'] / cpu[name]:.2f} | {times['parts'].median / each.median:.2f}"
-        lines.append(f"| {name} | {cpu[name]:.1f} | {spread} | {each.median:.1f} | {ratios} |")
+        ratios = f"{cpu['parts'] / cpu[name]:.2f} | {times['parts'].wall_median / each.wall_median:.2f}"
+        lines.append(f"| {name} | {cpu[name]:.1f} | {spread} | {each.wall_median:.1f} | {ratios} |")
     readings = "one turn: a single reading" if repeats == 1 else f"medians of {repeats} turns"
     note = f"{readings}; {'; '.join(checked)}. Goal with all options: {GOAL}."
     return "\n\n".join(["\n".join(lines), textwrap.fill(note, 120)]), {way: cpu["parts"] / cpu[way] for way in WAYS}
