@@ -6,10 +6,12 @@ Array names end in their axes: N masks, H and W of the image, S side of the mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ovseg_model.halving import fitting_rows
 from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
 from schemas.errors import UserError
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 MaskedImage = tuple[np.ndarray, Iterable[np.ndarray]]
 """Pixels, RGB uint8 (H, W, 3), and masks of the same size in chunks, bool (N, H, W) each, none empty."""
+
+OwnedChunk = tuple[int, np.ndarray, np.ndarray]
+"""Number of an image, its pixels, and some of its masks, bool (N, H, W)."""
 
 SCORERS = ("crops", "one-pass")
 """A crop a mask, or all masks of an image in one forward."""
@@ -43,9 +48,6 @@ class MaskEncoder(Protocol):
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Unit vectors of every image's masks in their order, float32 (N, D) each."""
 
-    def with_clip(self, clip: Clip) -> MaskEncoder:
-        """The same with other rows a forward."""
-
 
 class RegionEncoder:
     """A CLIP that reads masked regions; regions of several images share forwards."""
@@ -66,10 +68,7 @@ class RegionEncoder:
         self.clip = clip
         self._options = options
         self._way = way
-
-    def with_clip(self, clip: Clip) -> RegionEncoder:
-        """The same with other rows a forward."""
-        return RegionEncoder(clip, self._options, self._way)
+        self._made_on_device = fitting_rows(GROUPED_FORWARDS * clip.image_batch, "regions made on the device")
 
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Returns unit vectors of every image's regions in the order of its masks, float32 (N, D) each.
@@ -106,31 +105,45 @@ class RegionEncoder:
         """The same by regions that are cut, filled and resized on the device, over images."""
         import torch
 
+        clip, vectors = self.clip, [np.empty((0, self.clip.embed_dim), np.float32)]
+        owners = [np.empty(0, int)]
+        for group in _in_groups(_owned_chunks(images), GROUPED_FORWARDS * clip.image_batch):
+            pixels = self._made_on_device.run(partial(self._cut_on_device, group))
+            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
+            vectors.append(clip.embed_images(pixels, torch.cat(masks) if masks else None))
+            owners += [np.full(len(masks_NHW), owner) for owner, _, masks_NHW in group]
+        vectors_ND, owner_N = np.concatenate(vectors), np.concatenate(owners)
+        return [vectors_ND[owner_N == number] for number in range(len(images))]
+
+    def _cut_on_device(self, group: Sequence[OwnedChunk], rows: int) -> torch.Tensor:
+        """The regions of chunks, about `rows` at once, uint8 (N, 3, S, S)."""
+        import torch
+
         from ovseg_model.integer_regions import PIXELS_PER_ROW, device_regions, fill_levels, send_masks
 
         clip, fill_3 = self.clip, fill_levels(self.clip.mean, self._options)
-        vectors = np.empty((0, clip.embed_dim), np.float32)
-        owners = np.empty(0, int)
-        for group in _groups_to_send(images, GROUPED_FORWARDS * clip.image_batch):
-            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in group]
-            pixels = device_regions(sent, clip.image_size_px, fill_3, clip.image_batch * PIXELS_PER_ROW)
-            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
-            found = clip.embed_images(pixels, torch.cat(masks) if masks else None)
-            vectors = np.concatenate([vectors, found])
-            owners = np.concatenate([owners, *(np.full(len(each), number) for number, _, each in group)])
-        return [vectors[owners == number] for number in range(len(images))]
+        most_px, regions = max(1, rows // GROUPED_FORWARDS) * PIXELS_PER_ROW, []
+        for few in _in_groups(group, rows):
+            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in few]
+            regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
+        return torch.cat(regions) if len(regions) > 1 else regions[0]
 
 
-def _groups_to_send(images: Sequence[MaskedImage], rows: int) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
-    """Chunks of masks, each with its image and that one's number, in runs of about `rows` masks or PIXELS_TO_SEND."""
-    group: list[tuple[int, np.ndarray, np.ndarray]] = []
+def _owned_chunks(images: Sequence[MaskedImage]) -> Iterator[OwnedChunk]:
+    """Chunks of masks that have some, each with its image and that one's number."""
     for number, (image_HW3, chunks) in enumerate(images):
-        for masks_NHW in chunks:
-            group += [(number, image_HW3, masks_NHW)] if len(masks_NHW) else []
-            sent = [each for _, _, each in group]
-            if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
-                yield group
-                group = []
+        yield from ((number, image_HW3, masks_NHW) for masks_NHW in chunks if len(masks_NHW))
+
+
+def _in_groups(chunks: Iterable[OwnedChunk], rows: int) -> Iterator[list[OwnedChunk]]:
+    """Chunks in runs of about `rows` masks or PIXELS_TO_SEND."""
+    group: list[OwnedChunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        sent = [masks_NHW for _, _, masks_NHW in group]
+        if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
+            yield group
+            group = []
     if group:
         yield group
 

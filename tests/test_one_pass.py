@@ -98,7 +98,7 @@ def test_forwards_of_several_images_give_the_same(clip, monkeypatch):
     images = [(image, [masks]) for image, masks in (scene(), scene(30, 20, seed=1), scene(25, 50, seed=2))]
     one_pass = encoder(clip)
     apart = one_pass.embed(images)
-    monkeypatch.setattr(OnePassEncoder, "_images_per_forward", lambda self: 2)
+    monkeypatch.setattr(OnePassEncoder, "_images_per_forward", lambda self, rows: 2)
     for together, alone in zip(one_pass.embed(images), apart, strict=True):
         assert np.allclose(together, alone, atol=1e-6)
 
