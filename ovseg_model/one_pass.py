@@ -16,7 +16,7 @@ width of a head, D dimensions of the shared space.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from ovseg_model.clip import Clip, pooled_at_class_token, project_class_token, unit_rows
 from ovseg_model.halving import fitting_rows
 from ovseg_model.mask_adapted_clip import resize_positions
+from ovseg_model.read_ahead import iterate_ahead
 from ovseg_model.regions import RegionOptions, fill_colour, normalise, square_image, square_patch_shares
 from schemas.errors import UserError
 
@@ -65,15 +66,16 @@ class OnePassOptions:
 class OnePassEncoder:
     """Masks of whole images to unit vectors, all masks of an image at once; in the place of a `RegionEncoder`."""
 
-    def __init__(self, clip: Clip, options: OnePassOptions, regions: RegionOptions) -> None:
+    def __init__(self, clip: Clip, options: OnePassOptions, regions: RegionOptions, ahead: bool | None = None) -> None:
         """regions: of it the fill colour, which pads images, and the resize count.
 
-        Raises UserError as `check_one_pass`.
+        ahead: as `RegionEncoder`. Raises UserError as `check_one_pass`.
         """
         check_one_pass(clip, options)
         self.clip = clip
         self._options = options
         self._regions = regions
+        self._ahead = clip.device != "cpu" if ahead is None else ahead
         self._size_px = options.size_px or clip.image_size_px
         self._tower = tower_of_size(clip.model.visual, self._size_px)
         self._grid = self._tower.grid_size[0]
@@ -85,14 +87,19 @@ class OnePassEncoder:
         A vector depends on its image and its mask alone, but for the last digits, on the image's other masks. Raises
         ValueError where masks are empty or of another size than their image.
         """
-        vectors = []
+        vectors: list[np.ndarray] = []
+        inputs = self._inputs(images)
+        for squares, kept in iterate_ahead(inputs) if self._ahead else inputs:
+            vectors += self._fitting.run(partial(self._forwards, squares, kept))
+        return vectors
+
+    def _inputs(self, images: Sequence[MaskedImage]) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Squares, and which patches each mask reads, of the images of each forward."""
         step = self._images_per_forward(self.clip.image_batch)
         for start in range(0, len(images), step):
             few = images[start : start + step]
             kept = [self._patches(image_HW3, chunks) for image_HW3, chunks in few]
-            squares = [self._square(image_HW3) for image_HW3, _ in few]
-            vectors += self._fitting.run(partial(self._forwards, squares, kept))
-        return vectors
+            yield [self._square(image_HW3) for image_HW3, _ in few], kept
 
     def _images_per_forward(self, rows: int) -> int:
         """On a CPU one: more are no faster, and padding would be work."""
