@@ -8,7 +8,7 @@ image of smooth noise, a grid of 8 x 8 points. `pred_iou_thresh` is the quantile
 encoder, which takes the same time however many points are asked, is timed apart; the rest starts with the embedding of
 segment-anything's encoder (bf16: of its own), from which ours may differ by 1e-4. A way's time is the sum of the two.
 
-Post-processing: the small logits of 1,024 points (`--quick`: 256), three masks each, are blobs about their point with
+Post-processing: the small logits of 1,024 points (`--quick`: 64), three masks each, are blobs about their point with
 wavy borders; predicted IoUs are drawn so that 26 % pass. segment-anything's side is `_process_crop` with a predictor
 that has its logits already: enlarging, filters, boxes, run lengths, and non-maximum suppression.
 
@@ -428,7 +428,7 @@ def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 points of post-processing, the encoder timed once")
+    parser.add_argument("--quick", action="store_true", help="64 points of post-processing, the encoder timed once")
     parser.add_argument("--only", choices=("everything", "post"), help="one of the two")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
@@ -442,7 +442,7 @@ def main() -> None:
         section, ratio = measure_everything(case, arguments.repeats, 1 if arguments.quick else arguments.repeats)
         report(section, ratio, EVERYTHING_BAR, sections, failures)
     if arguments.only != "everything":
-        section, ratio = measure_post(open_post_case(16 if arguments.quick else 32), arguments.repeats)
+        section, ratio = measure_post(open_post_case(8 if arguments.quick else 32), arguments.repeats)
         note("post-processing of masks", "_process_batch and NMS", ratio, POST_BAR, 3.3)
         report(section, ratio, POST_BAR, sections, failures)
     require(not failures, "; ".join(failures))
