@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ovseg_model.halving import is_out_of_memory
 from pipelines.write_tables import UNFINISHED_FOLDER, RunFolder
 
 HEARTBEAT_S = 60.0
@@ -128,11 +129,6 @@ def is_dead(marker: dict[str, Any] | None) -> bool:
     if marker["machine"] != this_machine():
         return time.time() - marker["seen"] > FOREIGN_LIFE_S
     return not is_running(marker["pid"], marker["started"])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch's class is told by its name, without torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def this_worker() -> dict[str, Any]:
