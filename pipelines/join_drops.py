@@ -59,8 +59,9 @@ class Unit(NamedTuple):
 
 def moved_key(key: str, image_id: str, moves: dict[tuple[str, int], int]) -> str:
     """The key of a drop under the new number of its caption."""
-    number, colon, place = key.removeprefix(f"{image_id}#").partition(":")
-    new = moves.get((image_id, int(number))) if number.isdecimal() else None
+    number, colon, place = key[len(image_id) + 1 :].partition(":")
+    is_of_caption = key.startswith(f"{image_id}#") and number.isdecimal()
+    new = moves.get((image_id, int(number))) if is_of_caption else None
     return key if new is None else f"{image_id}#{new}{colon}{place}"
 
 

@@ -42,7 +42,6 @@ def digests(rows: pa.Table) -> np.ndarray:
     if "key" in rows.column_names:
         names = pc.coalesce(names, rows["key"])
     encoded = names.combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     distinct = np.array([image_digest(name) for name in encoded.dictionary.to_pylist()], np.uint64)
     return distinct[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.uint64)
 
