@@ -281,7 +281,8 @@ def read_vocabulary(source: Source) -> pa.Table:
 def summed_vocabulary(vocabularies: Sequence[pa.Table], kept: Counter[str]) -> pa.Table:
     """VOCABULARY of runs of which PAIRS alone are joined; `kept` counts the union's pairs by noun.
 
-    Captions and images add up: one that two runs share counts twice. A pair that two runs share counts once.
+    Captions and images add up: one that two runs share counts twice. A pair that two runs share counts once, and
+    before the cap too, as far as a cap left it in both.
     """
     names = VOCABULARY.schema.names[1:]
     counts = {name: Counter[str]() for name in names}
@@ -289,10 +290,11 @@ def summed_vocabulary(vocabularies: Sequence[pa.Table], kept: Counter[str]) -> p
         for noun, *values in zip(*(column.to_pylist() for column in table.columns), strict=True):
             for name, value in zip(names, values, strict=True):
                 counts[name][noun] += value
-    for noun in counts["pairs"]:
+    nouns = counts["captions"].keys() | kept.keys()
+    for noun in nouns:
         counts["pairs"][noun] -= counts["pairs_kept"][noun] - kept[noun]
     counts["pairs_kept"] = kept
-    order = sorted(counts["captions"], key=lambda noun: (-counts["captions"][noun], noun))
+    order = sorted(nouns, key=lambda noun: (-counts["captions"][noun], noun))
     return conform_rows([{"noun": noun, **{name: counts[name][noun] for name in names}} for noun in order], VOCABULARY)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 
 import duckdb
 import fake_mine
@@ -16,9 +17,10 @@ from run_files import files_of, manifest_of, parts_of
 from ovseg_model.pair_files import find_pair_files
 from pipelines import match_regions, mine_pairs
 from pipelines.command_line import main
+from pipelines.merge_runs import summed_vocabulary
 from pipelines.units import Units, image_digest
 from pipelines.write_tables import RunFolder
-from schemas import TABLES
+from schemas import TABLES, VOCABULARY, conform_rows
 from schemas.examples import draw_examples
 
 WHOLE = ("captions", "nouns", "masks", "pairs")
@@ -344,6 +346,17 @@ def test_runs_with_pairs_alone_are_joined_by_them(mill, first, pairs_only, tmp_p
     assert main(["merge", str(first), str(pairs_only[1]), "--output", str(mixed)]) == 0
     assert f"only PAIRS are joined: {pairs_only[1]} has no captions, masks, nouns" in capsys.readouterr().out
     assert ids(mixed, "pair_id") == ids(first, "pair_id") | ids(pairs_only[1], "pair_id")
+
+
+def test_vocabularies_add_up_and_a_shared_pair_counts_once():
+    def vocabulary(*rows):
+        return conform_rows([dict(zip(VOCABULARY.schema.names, row, strict=True)) for row in rows], VOCABULARY)
+
+    first = vocabulary(("dog", 5, 4, 9, 3), ("cat", 2, 2, 2, 2), ("sky", 1, 1, 0, 0))
+    second = vocabulary(("cat", 4, 4, 4, 4), ("dog", 1, 1, 1, 1))
+    kept = Counter(dog=3, cat=6, day=1)  # one of the four dogs is in both; "day" comes from a run without VOCABULARY
+    found = [tuple(row.values()) for row in summed_vocabulary([first, second], kept).to_pylist()]
+    assert found == [("cat", 6, 6, 6, 6), ("dog", 6, 5, 9, 3), ("sky", 1, 1, 0, 0), ("day", 0, 0, 1, 1)]
 
 
 # Mistakes
