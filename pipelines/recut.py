@@ -120,6 +120,8 @@ class SourceRows:
         self._name, self._count, self._spill = name, count, spill
         self._spilled: set[str] = set()
         self._held: dict[str, tuple[int, pa.Table]] = {}
+        listed = (part for facts in source.tables.values() for part in facts["parts"])
+        self._without_rows = {part["path"] for part in listed if not part["rows"]}
 
     def read(self, kind: str, unit: int) -> pa.Table:
         """The rows of a table, or the drops of a stage, of a unit.
@@ -132,7 +134,7 @@ class SourceRows:
             return self._spill.read(f"{self._name}-{kind}", kind, unit)
         own = unit % self.source.units.count
         if kind not in self._held or self._held[kind][0] != own:
-            self._held[kind] = own, read_source_part(self.source, kind_name(kind, own))
+            self._held[kind] = own, self._read_part(kind, own)
         rows = self._held[kind][1]
         return rows if self.source.units.count == self._count else of_unit(rows, unit, self._count)
 
@@ -151,5 +153,9 @@ class SourceRows:
     def _spill_once(self, kind: str) -> None:
         if kind not in self._spilled:
             for unit in range(self.source.units.count):
-                self._spill.add(f"{self._name}-{kind}", read_source_part(self.source, kind_name(kind, unit)))
+                self._spill.add(f"{self._name}-{kind}", self._read_part(kind, unit))
             self._spilled.add(kind)
+
+    def _read_part(self, kind: str, unit: int) -> pa.Table:
+        name = kind_name(kind, unit)
+        return empty_rows(kind) if name in self._without_rows else read_source_part(self.source, name)

@@ -359,6 +359,52 @@ def test_vocabularies_add_up_and_a_shared_pair_counts_once():
     assert found == [("cat", 6, 6, 6, 6), ("dog", 6, 5, 9, 3), ("sky", 1, 1, 0, 0), ("day", 0, 0, 1, 1)]
 
 
+# Merging and filtering
+
+
+def filter_run(run, folder, *how):
+    """The run that `ovseg filter` makes of another."""
+    assert main(["filter", str(run), *how, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def third(mill):
+    """Images 12 to 15: none of the first run's."""
+    return mill.mine_drawn("third", range(12, 16), 2)
+
+
+@pytest.fixture(scope="module")
+def alike(mill):
+    """Images 4 to 15 with the captions that the first run has of them."""
+    return mill.mine_drawn("alike", range(4, 16), 6)
+
+
+WHERE = ("--where", "margin > 0.05 and not abstract")
+
+
+@pytest.mark.parametrize(
+    "how", [WHERE, ("--assign", "mutual"), (*WHERE, "--assign", "hungarian")], ids=["where", "mutual", "both"]
+)
+@pytest.mark.parametrize(("other", "tables"), [("third", ("pairs", "vocabulary")), ("alike", ("pairs",))])
+def test_filtering_and_merging_commute(mill, first, other, tables, how, request, tmp_path):
+    other = request.getfixturevalue(other)
+    late = filter_run(mill.merge(tmp_path / "union", first, other), tmp_path / "late", *how)
+    kept = [filter_run(run, tmp_path / f"kept-{number}", *how) for number, run in enumerate((first, other))]
+    early = mill.merge(tmp_path / "early", *kept)
+    assert 0 < len(read(early, "pairs")) < len(ids(first, "pair_id") | ids(other, "pair_id"))
+    for table in tables:
+        assert parts_of(early, table) == parts_of(late, table) != {}
+
+
+def test_a_cap_is_given_last(mill, first, alike, tmp_path):
+    cap = ("--cap", "3")
+    late = filter_run(mill.merge(tmp_path / "union", first, alike), tmp_path / "late", *cap)
+    kept = [filter_run(run, tmp_path / f"kept-{number}", *cap) for number, run in enumerate((first, alike))]
+    early = filter_run(mill.merge(tmp_path / "early", *kept), tmp_path / "capped", *cap)
+    assert parts_of(early, "pairs") == parts_of(late, "pairs") != {}
+
+
 # Mistakes
 
 
