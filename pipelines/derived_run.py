@@ -31,6 +31,7 @@ from pipelines.write_tables import (
     TIMINGS_FILE,
     UNITS_FILE,
     RunFolder,
+    parquet_bytes,
     run_folder_at,
     stamp,
 )
@@ -104,6 +105,12 @@ def open_source(url: str, option: str = "RUN") -> Source:
         raise UserError(f"{option} {url}: has no {UNITS_FILE}; give the whole folder of a run")
     if "pairs" not in manifest["tables"]:
         raise UserError(f"{option} {url}: the run has no PAIRS; make them with ovseg match --output {url}")
+    for table, facts in manifest["tables"].items():
+        if facts["version"] != TABLES[table].version:
+            raise UserError(
+                f"{option} {url}: wanted version {TABLES[table].version} of its {table} table, got {facts['version']}; "
+                "mine the run again with this release"
+            )
     return Source(run, manifest, stamp(data).sha256, units)
 
 
@@ -142,7 +149,7 @@ def read_source_part(source: Source, name: str) -> pa.Table:
         UserError: it is missing, damaged, or of another version of the table.
     """
     try:
-        return source.run.read_part(name)
+        return conform(_read(source, name, None), TABLES[name.split("/", 1)[0]])
     except (OSError, pa.ArrowInvalid, SchemaError) as error:
         raise UserError(_unreadable(source, name, error)) from error
 
@@ -154,9 +161,15 @@ def read_source_columns(source: Source, name: str, columns: Collection[str]) -> 
         UserError: it is missing or damaged.
     """
     try:
-        return source.run.read_columns(name, tuple(columns))
+        return _read(source, name, list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(_unreadable(source, name, error)) from error
+
+
+def _read(source: Source, name: str, columns: list[str] | None) -> pa.Table:
+    # A part is small: what pq.read_table does beside this, and its threads, take as long as the reading.
+    with pq.ParquetFile(pa.BufferReader(source.run.read(name))) as file:
+        return file.read(columns, use_threads=False)
 
 
 def _unreadable(source: Source, name: str, error: Exception) -> str:
@@ -251,7 +264,7 @@ def copy_derived_part(run: RunFolder, table: str, name: str, data: bytes, rows: 
 def _write(run: RunFolder, name: str, rows: pa.Table, table: Table, footer: dict[str, str]) -> dict[str, Any]:
     rows = conform(rows, table).combine_chunks()
     footer = {HASH_KEY: content_sha256(rows), **footer}
-    return part_facts(name, rows.num_rows, run.write_part(name, rows, table, footer, durable=False))
+    return part_facts(name, rows.num_rows, run.write(name, parquet_bytes(rows, table, footer), durable=False))
 
 
 def content_sha256(rows: pa.Table) -> str:
