@@ -1,6 +1,7 @@
 """Merged runs from end to end: whichever comes first, with others' images, and what can be built on them."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -237,6 +238,12 @@ def test_the_same_command_again_is_answered_at_once(both, first, second, capsys)
     assert {path: path.stat().st_mtime_ns for path in both.rglob("*")} == before
 
 
+def test_the_union_may_lie_on_any_file_system(both, first, second):
+    assert main(["merge", str(first), str(second), "--output", "memory://union"]) == 0
+    run = RunFolder("memory://union")
+    assert {name: hashlib.sha256(run.read(name)).hexdigest() for name in files_of(both)} == files_of(both)
+
+
 # Images and scores that disagree
 
 
@@ -342,6 +349,9 @@ def test_runs_with_pairs_alone_are_joined_by_them(mill, first, pairs_only, tmp_p
     assert set(manifest["stages"]) == {"merge_runs"}
     assert ids(merged, "pair_id") == ids(pairs_only[0], "pair_id") | ids(pairs_only[1], "pair_id")
     capsys.readouterr()
+    captions, out = str(mill.folder / "first.json"), str(tmp_path / "out")
+    assert main(["masks", "--captions", captions, "--masks-from", str(merged), "--output", out]) == 2
+    assert "there is no finished run with a masks table" in capsys.readouterr().err
     mixed = tmp_path / "mixed"
     assert main(["merge", str(first), str(pairs_only[1]), "--output", str(mixed)]) == 0
     assert f"only PAIRS are joined: {pairs_only[1]} has no captions, masks, nouns" in capsys.readouterr().out
