@@ -123,9 +123,10 @@ def copy_run(run: RunFolder, source: Source) -> dict[str, Any]:
         for table, facts in source.tables.items()
         for part in facts["parts"]
     ]
-    rows, before = source.tables["pairs"]["rows"], source.manifest["stages"]
-    stages = {name: copied_stage(facts) for name, facts in before.items() if name != STAGE}
-    stages[STAGE] = merge_stage(StepTotals(rows, rows, {}), len(parts), time.monotonic() - started)
+    rows = source.tables["pairs"]["rows"]
+    copied = merge_stage(StepTotals(rows, rows, {}), len(parts), time.monotonic() - started)
+    # A merged run's own merging stays what it was: its drops are among the parts.
+    stages = {STAGE: copied} | {name: copied_stage(facts) for name, facts in source.manifest["stages"].items()}
     return finish_derived_run(run, source.units, [source], stages, parts)
 
 

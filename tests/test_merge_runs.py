@@ -113,6 +113,14 @@ def test_a_run_merged_with_itself_is_itself(mill, first, tmp_path):
     assert source["tables"]["pairs"] == {"version": 2, "rows": rows}
 
 
+def test_a_merged_run_merged_with_itself_keeps_its_drops_and_their_sums(mill, both, tmp_path):
+    shutil.copytree(both, tmp_path / "copy")
+    itself = manifest_of(mill.merge(tmp_path / "itself", both, tmp_path / "copy"))
+    assert itself["tables"] == manifest_of(both)["tables"]
+    assert itself["stages"] == manifest_of(both)["stages"]
+    assert [source["run_sha256"] for source in itself["sources"]] == [files_of(both)["run.json"]]
+
+
 def test_the_tables_are_the_union(first, second, both):
     for table, columns in {"captions": ("caption",), "masks": ("mask",), "pairs": ("pair_id",)}.items():
         first_rows, second_rows, rows = (
