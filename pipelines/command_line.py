@@ -25,6 +25,7 @@ VERBS = {
     "nouns": Verb("pipelines.mine_pairs", "captions in, NOUNS out"),
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
+    "filter": Verb("pipelines.filter_pairs", "PAIRS of a run selected again by query, cap and assignment"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
     "import-clip": Verb("pipelines.import_clip", "a checkpoint of OVSeg's release in, mask-adapted CLIP out"),
     "train-proposals": Verb("pipelines.train_proposals", "images and label maps in, OVSeg's proposal network out"),
@@ -32,6 +33,7 @@ VERBS = {
     "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
+    "merge": Verb("pipelines.merge_runs", "finished runs in, the run of their union out"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 

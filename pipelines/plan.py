@@ -202,7 +202,9 @@ def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
     manifest = read_manifest(run)
     if manifest is None or not run.has(SUCCESS_FILE):
         return {}
-    names = [table for table in READS if table in manifest["tables"] and not {table, *READS[table]} & set(made)]
+    # A filtered run has PAIRS that no stage of its own made; nothing can be built on these.
+    there = [table for table in READS if table in manifest["tables"] and STAGES[table] in manifest["stages"]]
+    names = [table for table in there if not {table, *READS[table]} & set(made)]
     return {table: (StoredTable(run, STAGES[table], table), stored_facts(manifest, STAGES[table])) for table in names}
 
 
