@@ -19,9 +19,12 @@ from ovseg_model.images import ShardMember
 from ovseg_model.pair_reader import Row
 from pipelines.exports.export_options import ExportOptions
 from pipelines.exports.public_names import public_uri
-from pipelines.exports.selected_pairs import SelectedPairs, value_counts
+from pipelines.exports.selected_pairs import ROWS_PER_READ, SelectedPairs, value_counts
 
 INSTANCES_FILE = "instances.json"
+
+UNREAD_COLUMNS = ("crop_png", "runner_up_masks", "runner_up_nouns", "hard_negatives")
+"""What COCO has no place for."""
 
 NO_LICENCE = "unknown"
 
@@ -108,9 +111,9 @@ def write_rows(pairs: SelectedPairs, numbering: Numbering, public: bool, images:
     """Writes each image when its first pair comes, and each pair, as a line of its own in its file."""
     categories, licences, folder = numbering.categories(), numbering.licence_ids(), numbering.folder()
     image_id, image_count, key, number = None, 0, 0, 0
-    for batch in pairs.batches():
+    for batch in pairs.batches(ROWS_PER_READ, UNREAD_COLUMNS):
         pairs.keep(batch)
-        for row in batch.drop_columns(["crop_png", "runner_up_masks"]).to_pylist():
+        for row in batch.to_pylist():
             if row["image_id"] != image_id:  # an image's pairs stand together
                 image_id, image_count = row["image_id"], image_count + 1
                 key = int(image_id) if numbering.own_ids else image_count

@@ -17,7 +17,7 @@ from pipelines.exports.croissant import PairFile, write_croissant
 from pipelines.exports.export_options import ExportOptions
 from pipelines.exports.public_names import public_uris
 from pipelines.exports.region_pictures import crop_of, make_of_regions
-from pipelines.exports.selected_pairs import SelectedPairs
+from pipelines.exports.selected_pairs import ROWS_PER_PICTURE, ROWS_PER_READ, SelectedPairs
 from pipelines.write_tables import ROWS_PER_GROUP, stamp
 from schemas import PAIRS
 
@@ -45,7 +45,7 @@ def write_pairs(pairs: SelectedPairs, folder: str, options: ExportOptions, fetch
 
 def exported_rows(pairs: SelectedPairs, options: ExportOptions, fetch: FetchOptions) -> Iterator[pa.Table]:
     """The rows as the world may see them, with crops cut now where they are asked for and none is stored."""
-    for batch in pairs.batches():
+    for batch in pairs.batches(ROWS_PER_PICTURE if options.crops else ROWS_PER_READ):
         rows = with_crops(pairs, batch, fetch) if options.crops else batch
         if not options.crops:
             pairs.keep(rows)

@@ -18,7 +18,7 @@ from ovseg_model.fetch_options import FetchOptions
 from ovseg_model.pair_reader import Picture, Row, Unreadable
 from pipelines.exports.export_options import ExportOptions
 from pipelines.exports.region_pictures import make_of_regions, png_bytes
-from pipelines.exports.selected_pairs import SelectedPairs
+from pipelines.exports.selected_pairs import ROWS_PER_PICTURE, SelectedPairs
 
 TABLE_FILE = "ovseg_pairs.csv"
 IMAGE_FOLDER = "ovseg_pairs"
@@ -44,7 +44,7 @@ def write_table(pairs: SelectedPairs, folder: str, options: ExportOptions, fetch
     """Writes the header, and a line and an image a pair."""
     table = csv.writer(file, delimiter="\t", lineterminator="\n")
     table.writerow([KEY_COLUMN, CAPTION_COLUMN])
-    for batch in pairs.batches():
+    for batch in pairs.batches(ROWS_PER_PICTURE):
         rows = batch.to_pylist()
         made = make_of_regions(rows, fetch, lambda _, picture: filled_region(picture, options.side))
         pairs.keep_readable(batch, made)

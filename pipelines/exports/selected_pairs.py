@@ -25,8 +25,11 @@ from schemas.run import check_run
 
 STAGE = "export_pairs"
 
-ROWS_PER_READ = 64
-"""Rows held at once: each may carry a crop, or become one."""
+ROWS_PER_READ = 1024
+"""Rows held at once: each may carry a crop of some 20 KB."""
+
+ROWS_PER_PICTURE = 64
+"""Rows held at once where each becomes pictures."""
 
 ROWS_PER_SCAN = 16_384
 """Rows held at once of the few columns that a first look reads."""
@@ -43,7 +46,6 @@ class Tally:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     images: int = 0
-    with_crop: int = 0
     meaningless: int = 0
     nouns: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
@@ -59,7 +61,6 @@ class Tally:
         self.images += sum(a != b for a, b in zip([self.last_image, *images], images, strict=False))
         self.last_image = images[-1] if images else self.last_image
         self.kept += rows.num_rows
-        self.with_crop += rows.num_rows - rows["crop_png"].null_count
         self.meaningless += pc.sum(rows["meaningless"]).as_py() or 0
         for name, counter in (("noun", self.nouns), ("licence", self.licences), ("safety", self.safety)):
             counter.update(value_counts(rows[name]))
@@ -96,8 +97,8 @@ class SelectedPairs:
         self._folder = folder
         self._drops: list[pa.Table] = []
 
-    def batches(self) -> Iterator[pa.Table]:
-        """Rows of PAIRS as they were mined, at most ROWS_PER_READ at once, none of them empty.
+    def batches(self, most_rows: int, without: Sequence[str] = ()) -> Iterator[pa.Table]:
+        """Rows of PAIRS as they were mined but for some columns, at most `most_rows` at once, no table empty.
 
         Each batch must be told to `keep` or `drop` before the next one is asked for.
 
@@ -105,7 +106,9 @@ class SelectedPairs:
             UserError: a part cannot be read, or breaks the table's contract.
         """
         rows = self.manifest["tables"]["pairs"]["rows"]
-        yield from (each for each in show_progress(self._read(), "export", "pairs", rows, len) if len(each))
+        yield from (
+            each for each in show_progress(self._read(most_rows, without), "export", "pairs", rows, len) if len(each)
+        )
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the rows that `batches` will give, in larger pieces; nothing is counted.
@@ -135,9 +138,10 @@ class SelectedPairs:
         self.keep(kept)
         return kept
 
-    def _read(self) -> Iterator[pa.Table]:
+    def _read(self, most_rows: int, without: Sequence[str]) -> Iterator[pa.Table]:
+        columns = [name for name in PAIRS.schema.names if name not in without]
         for part, name in enumerate(self.files):
-            for rows in read_rows(name, PAIRS.schema.names, None, ROWS_PER_READ):
+            for rows in read_rows(name, columns, self.filter, most_rows):
                 self.tally.read += rows.num_rows
                 yield self._selected(rows)
             self._write_drops(part)

@@ -14,7 +14,7 @@ from ovseg_model.pair_reader import Picture, Row, Unreadable
 from pipelines.exports.datasets_parquet import with_public_uris
 from pipelines.exports.export_options import ExportOptions
 from pipelines.exports.region_pictures import crop_of, make_of_regions, mask_png
-from pipelines.exports.selected_pairs import SelectedPairs
+from pipelines.exports.selected_pairs import ROWS_PER_PICTURE, SelectedPairs
 
 
 class SamplePictures(NamedTuple):
@@ -45,7 +45,7 @@ def exported_samples(
     pairs: SelectedPairs, options: ExportOptions, fetch: FetchOptions
 ) -> Iterator[tuple[Row, SamplePictures]]:
     """Rows without their crop, and their pictures."""
-    for batch in pairs.batches():
+    for batch in pairs.batches(ROWS_PER_PICTURE):
         made = make_of_regions(batch.to_pylist(), fetch, sample_pictures)
         kept = pairs.keep_readable(batch, made)
         public = with_public_uris(kept) if options.uris == "public" else kept
