@@ -34,6 +34,7 @@ VERBS = {
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "merge": Verb("pipelines.merge_runs", "finished runs in, the run of their union out"),
+    "export": Verb("pipelines.export_run", "PAIRS of a run as datasets, webdataset, COCO or OVSeg's own layout"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 
