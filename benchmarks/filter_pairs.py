@@ -4,8 +4,9 @@
 
 The rows are made up, by part, from a seed: masks with RLEs of about 200 bytes, three runner-up masks a row, four nouns
 an image, nouns as frequent as Zipf's law has it. Each command runs in a process of its own that may use one processor;
-seconds are of the wall, from start to exit, memory is that process's largest resident set. Fails above MOST_SECONDS or
-MOST_BYTES. A part holds 64 images, as one of a mined run.
+seconds are of the wall, from start to exit, and of that processor, which others on the machine hardly change; memory is
+that process's largest resident set. Fails above MOST_SECONDS of the wall or MOST_BYTES. A part holds 64 images, as one
+of a mined run.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Measured(NamedTuple):
     """What a command took and what it kept."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     kept: int
 
@@ -181,18 +183,21 @@ def measure(run: Path, output: Path, command: Sequence[str]) -> Measured:
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )
     _, status, usage = os.wait4(child, 0)
+    seconds = time.monotonic() - started
     if status:
         sys.exit(f"{' '.join(command)}: the command failed")
     kept = json.loads((output / RUN_FILE).read_text())["tables"]["pairs"]["rows"]
-    return Measured(time.monotonic() - started, usage.ru_maxrss * 1024, kept)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Measured(seconds, cpu_seconds, usage.ru_maxrss * 1024, kept)
 
 
 def table(rows: int, measured: dict[str, Measured]) -> str:
     """Markdown: a row a command."""
-    lines = ["| command | kept of " + f"{rows:,}" + " | s | peak, MB |", "|---|---:|---:|---:|"]
+    lines = ["| command | kept of " + f"{rows:,}" + " | wall, s | CPU, s | peak, MB |", "|---|---:|---:|---:|---:|"]
     for name, each in measured.items():
-        options = " ".join(part if part.startswith("--") or " " not in part else f'"{part}"' for part in COMMANDS[name])
-        lines.append(f"| `{options}` | {each.kept:,} | {each.seconds:.1f} | {each.peak_bytes / 1e6:,.0f} |")
+        options = " ".join(f'"{part}"' if " " in part else part for part in COMMANDS[name])
+        figures = f"{each.seconds:.1f} | {each.cpu_seconds:.1f} | {each.peak_bytes / 1e6:,.0f}"
+        lines.append(f"| `{options}` | {each.kept:,} | {figures} |")
     return "\n".join(lines)
 
 

@@ -37,7 +37,6 @@ from pipelines.write_tables import (
 )
 from schemas import DROPS, TABLES, SchemaError, UserError, conform
 from schemas.run import RUN_FORMAT, check_run
-from schemas.table import Table
 
 DROPS_ORDER = [(name, "ascending") for name in ("key", "reason", "detail")]
 
@@ -247,24 +246,26 @@ def write_derived_part(run: RunFolder, table: str, unit: int, rows: pa.Table, to
     Raises:
         SchemaError: the rows break the table's contract.
     """
-    name = part_name(table, unit)
-    return DerivedPart(table, _write(run, name, rows, TABLES[table], {} if totals is None else {TOTALS_KEY: totals}))
+    footer = {} if totals is None else {TOTALS_KEY: totals}
+    return write_checked_part(run, part_name(table, unit), conform(rows, TABLES[table]), footer)
 
 
 def write_derived_drops(run: RunFolder, stage: str, unit: int, drops: pa.Table) -> DerivedPart:
     """Writes the drops of one stage and unit (DROPS rows in any order), sorted."""
-    return DerivedPart("drops", _write(run, drops_name(stage, unit), drops.sort_by(DROPS_ORDER), DROPS, {}))
+    return write_checked_part(run, drops_name(stage, unit), conform(drops.sort_by(DROPS_ORDER), DROPS), {})
+
+
+def write_checked_part(run: RunFolder, name: str, rows: pa.Table, footer: dict[str, str]) -> DerivedPart:
+    """As `write_derived_part`, of rows that `conform` has given, alone or with those of other parts."""
+    table = TABLES[name.split("/", 1)[0]]
+    rows = rows.combine_chunks()
+    data = parquet_bytes(rows, table, {HASH_KEY: content_sha256(rows), **footer})
+    return DerivedPart(table.name, part_facts(name, rows.num_rows, run.write(name, data, durable=False)))
 
 
 def copy_derived_part(run: RunFolder, table: str, name: str, data: bytes, rows: int) -> DerivedPart:
     """Writes a part that is taken as it is from a source, byte for byte."""
     return DerivedPart(table, part_facts(name, rows, run.write(name, data, durable=False)))
-
-
-def _write(run: RunFolder, name: str, rows: pa.Table, table: Table, footer: dict[str, str]) -> dict[str, Any]:
-    rows = conform(rows, table).combine_chunks()
-    footer = {HASH_KEY: content_sha256(rows), **footer}
-    return part_facts(name, rows.num_rows, run.write(name, parquet_bytes(rows, table, footer), durable=False))
 
 
 def content_sha256(rows: pa.Table) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from ovseg_model.pair_filter import RowFilter, parse_filter
 from pipelines.derived_run import (
+    DROPS_ORDER,
     DerivedPart,
     DerivedStage,
     Source,
@@ -27,10 +28,9 @@ from pipelines.derived_run import (
     open_derived_run,
     open_source,
     read_source_columns,
-    read_source_part,
     totals_of,
     unit_parts,
-    write_derived_drops,
+    write_checked_part,
     write_derived_part,
 )
 from pipelines.draw_vocabulary import VOCABULARY_PLOT, draw_pairs_per_noun
@@ -47,11 +47,11 @@ from pipelines.options import SentenceParser, add_options, option, read_options,
 from pipelines.selection import STAGE, Select, Selection, select, select_where, split_rows
 from pipelines.summary import stage_lines
 from pipelines.terminal import escaped
-from pipelines.units import StepTotals, Units, sum_totals
+from pipelines.units import StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions_of
 from pipelines.vocabulary_counts import NounCounts, filtered_vocabulary
 from pipelines.write_tables import RUN_FILE, RunFolder
-from schemas import PAIRS, UserError
+from schemas import DROPS, PAIRS, SchemaError, UserError, conform
 
 VERSION = 1
 
@@ -97,10 +97,14 @@ def main(argv: Sequence[str]) -> int:
         UserError: an option is not as wanted, the run is none, or --output holds something else.
     """
     parser = SentenceParser("ovseg filter", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="finished run whose PAIRS are selected: a path or fsspec URL")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="finished run whose PAIRS are selected: a path or fsspec URL"
+    )
     add_options(parser, FilterOptions)
     given = parser.parse_args(argv[1:])
     options = read_options(given, FilterOptions)
+    if given.run is None:
+        raise UserError("RUN is missing; give the folder of a finished run, as in ovseg filter RUN --cap 1000")
     row_filter = check_options(options)
     source, facts = open_source(given.run), fingerprint(options)
     run = open_derived_run(options.output, [source], derived_units(source), STAGE, facts)
@@ -151,8 +155,9 @@ def filter_run(source: Source, run: RunFolder, options: FilterOptions, row_filte
     parts, totals = list[DerivedPart](), list[StepTotals]()
     for group, selected, selection in filtered_groups(source, ways, options):
         counts.add(group.rows, selected, selection.kept)
-        for unit, rows, kept, dropped in group.by_unit(selection):
-            parts += [write_derived_part(run, "pairs", unit, kept), write_derived_drops(run, STAGE, unit, dropped)]
+        for unit, rows, kept, dropped in group.by_unit(checked(selection)):
+            parts.append(write_checked_part(run, part_name("pairs", unit), kept, {}))
+            parts.append(write_checked_part(run, drops_name(STAGE, unit), dropped, {}))
             totals.append(totals_of(rows, kept.num_rows, dropped["reason"]))
     parts.append(write_derived_part(run, "vocabulary", 0, filtered_vocabulary(source, counts)))
     run.write(VOCABULARY_PLOT, draw_pairs_per_noun({"before": counts.read, "after": counts.kept}))
@@ -229,17 +234,24 @@ class Group(NamedTuple):
         return pa.concat_tables(self.parts)
 
     def by_unit(self, selection: Selection) -> Iterator[tuple[int, int, pa.Table, pa.Table]]:
-        """What came of each unit: its number, the rows it had, those kept, and its drops."""
-        kept, dropped = self._cut(selection.kept), self._cut(selection.dropped)
-        yield from zip(self.units, [part.num_rows for part in self.parts], kept, dropped, strict=True)
-
-    def _cut(self, rows: pa.Table) -> list[pa.Table]:
+        """What came of each unit: its number, the rows it had, those kept, and its drops; each in their order."""
         images = [part["image_id"].unique() for part in self.parts]
         unit_of = np.repeat(np.arange(len(images)), [len(each) for each in images])
-        unit_N = unit_of[pc.index_in(rows["image_id"], pa.concat_arrays(images)).to_numpy()]
-        ends = np.cumsum(np.bincount(unit_N, minlength=len(images)))
-        ordered = rows.take(pa.array(np.argsort(unit_N, kind="stable")))
-        return [ordered.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        kept, dropped = (cut(rows, pa.concat_arrays(images), unit_of, len(images)) for rows in selection)
+        yield from zip(self.units, [part.num_rows for part in self.parts], kept, dropped, strict=True)
+
+
+def cut(rows: pa.Table, images: pa.Array, unit_of: np.ndarray, units: int) -> list[pa.Table]:
+    """Rows of a group (with image_id) by unit: of image i of `images` it is number unit_of[i], of `units`."""
+    unit_N = unit_of[pc.index_in(rows["image_id"], images).to_numpy()]
+    ends = np.cumsum(np.bincount(unit_N, minlength=units))
+    ordered = rows.take(pa.array(np.argsort(unit_N, kind="stable")))
+    return [ordered.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def checked(selection: Selection) -> Selection:
+    """A selection whose rows keep their tables' contracts, and whose drops are in DROPS' order."""
+    return Selection(conform(selection.kept, PAIRS), conform(selection.dropped.sort_by(DROPS_ORDER), DROPS))
 
 
 def groups_of_units(source: Source, read: Callable[[str], pa.Table]) -> Iterator[Group]:
@@ -269,13 +281,26 @@ def filtered_groups(source: Source, ways: Sequence[Select], options: FilterOptio
     """Every unit, a group in memory at a time."""
     within_cap = rows_within_cap(source, ways, options)
     seen = 0
-    for group in groups_of_units(source, partial(read_source_part, source)):
-        selection = select(group.rows, ways)
+    for group in groups_of_units(source, partial(read_source_columns, source, columns=PAIRS.schema.names)):
+        selection = select(checked_rows(source, group), ways)
         selected = selection.kept
         if within_cap is not None:
             selection = capped(selection, within_cap[seen : seen + selected.num_rows], options)
         seen += selected.num_rows
         yield FilteredGroup(group, selected, selection)
+
+
+def checked_rows(source: Source, group: Group) -> pa.Table:
+    """The rows of a group, checked.
+
+    Raises:
+        UserError: they break the contract of PAIRS.
+    """
+    try:
+        return conform(group.rows, PAIRS)
+    except SchemaError as error:
+        units = f"{group.units[0]} to {group.units[-1]}"
+        raise UserError(f"RUN {source.run.url}: {error} (counted over units {units}); mine them again") from error
 
 
 def rows_within_cap(source: Source, ways: Sequence[Select], options: FilterOptions) -> np.ndarray | None:

@@ -247,7 +247,7 @@ def test_options_that_are_none_are_said(mined, tmp_path, capsys, options, senten
 
 def test_options_that_are_left_out_are_said(mined, capsys):
     assert main(["filter", "--cap", "1"]) == 2
-    assert "required: RUN" in capsys.readouterr().err
+    assert "RUN is missing; give the folder of a finished run" in capsys.readouterr().err
     assert main(["filter", str(mined), "--cap", "1"]) == 2
     assert "--output is missing" in capsys.readouterr().err
 
