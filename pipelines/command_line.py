@@ -25,6 +25,7 @@ VERBS = {
     "nouns": Verb("pipelines.mine_pairs", "captions in, NOUNS out"),
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
+    "filter": Verb("pipelines.filter_pairs", "PAIRS of a run selected again by query, cap and assignment"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
     "retrain": Verb("pipelines.retrain", "captions in, finetuned CLIP with accuracy before and after out"),
     "import-clip": Verb("pipelines.import_clip", "a checkpoint of OVSeg's release in, mask-adapted CLIP out"),

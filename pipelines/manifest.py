@@ -183,15 +183,17 @@ def count_distinct(rows: pa.Table, columns: list[str]) -> dict[str, int]:
     return Counter(distinct[columns[0]].to_pylist())
 
 
-def vocabulary_rows(captions: Counter[str], images: Counter[str], pairs: Counter[str]) -> Iterator[dict[str, Any]]:
-    """VOCABULARY rows, the most named noun first."""
+def vocabulary_rows(
+    captions: Counter[str], images: Counter[str], pairs: Counter[str], pairs_kept: Counter[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """VOCABULARY rows, the most named noun first; `pairs_kept` is what a cap left of `pairs`, if there was one."""
     for noun in sorted(captions, key=lambda noun: (-captions[noun], noun)):
         yield {
             "noun": noun,
             "captions": captions[noun],
             "images": images[noun],
             "pairs": pairs[noun],
-            "pairs_kept": pairs[noun],
+            "pairs_kept": (pairs if pairs_kept is None else pairs_kept)[noun],
         }
 
 
