@@ -27,6 +27,7 @@ VERBS = {
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "filter": Verb("pipelines.filter_pairs", "PAIRS of a run selected again by query, cap and assignment"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
+    "retrain": Verb("pipelines.retrain", "captions in, finetuned CLIP with accuracy before and after out"),
     "import-clip": Verb("pipelines.import_clip", "a checkpoint of OVSeg's release in, mask-adapted CLIP out"),
     "train-proposals": Verb("pipelines.train_proposals", "images and label maps in, OVSeg's proposal network out"),
     "segment": Verb("pipelines.segment_images", "photographs and class names in, label maps and overlays out"),
