@@ -26,6 +26,8 @@ VERBS = {
     "masks": Verb("pipelines.mine_pairs", "images in, MASKS out, to be reused with other captions"),
     "match": Verb("pipelines.mine_pairs", "NOUNS and MASKS of a run in, PAIRS out"),
     "filter": Verb("pipelines.filter_pairs", "PAIRS of a run selected again by query, cap and assignment"),
+    "merge": Verb("pipelines.merge_runs", "finished runs in, the run of their union out"),
+    "export": Verb("pipelines.export_run", "PAIRS of a run as datasets, webdataset, COCO or OVSeg's own layout"),
     "finetune": Verb("pipelines.finetune_clip", "PAIRS in, mask-adapted CLIP out"),
     "retrain": Verb("pipelines.retrain", "captions in, finetuned CLIP with accuracy before and after out"),
     "import-clip": Verb("pipelines.import_clip", "a checkpoint of OVSeg's release in, mask-adapted CLIP out"),
@@ -34,8 +36,6 @@ VERBS = {
     "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
-    "merge": Verb("pipelines.merge_runs", "finished runs in, the run of their union out"),
-    "export": Verb("pipelines.export_run", "PAIRS of a run as datasets, webdataset, COCO or OVSeg's own layout"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 
