@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovseg_model.fetch_options import FetchOptions
 from ovseg_model.pair_filter import RowFilter, parse_filter
 from pipelines.derived_run import (
     DROPS_ORDER,
@@ -44,13 +45,14 @@ from pipelines.near_duplicates import (
 )
 from pipelines.noun_cap import CAP_COLUMNS, CAP_WAYS, NounCap
 from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
+from pipelines.report import EndOptions, report_at_end
 from pipelines.selection import STAGE, Select, Selection, select, select_where, split_rows
 from pipelines.summary import stage_lines
 from pipelines.terminal import escaped
 from pipelines.units import StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions_of
 from pipelines.vocabulary_counts import NounCounts, filtered_vocabulary
-from pipelines.write_tables import RUN_FILE, RunFolder
+from pipelines.write_tables import REPORT_FILE, RUN_FILE, RunFolder
 from schemas import DROPS, PAIRS, SchemaError, UserError, conform
 
 VERSION = 1
@@ -100,7 +102,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "run", metavar="RUN", nargs="?", help="finished run whose PAIRS are selected: a path or fsspec URL"
     )
-    add_options(parser, FilterOptions)
+    for group in (FilterOptions, EndOptions):
+        add_options(parser, group)
     given = parser.parse_args(argv[1:])
     options = read_options(given, FilterOptions)
     if given.run is None:
@@ -113,6 +116,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         manifest = filter_run(source, run, options, row_filter)
     print(report(run, manifest))
+    if read_options(given, EndOptions).report and not run.has(REPORT_FILE):
+        report_at_end(run, FetchOptions())
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ovseg_model.fetch_options import FetchOptions
 from pipelines.derived_run import (
     DerivedPart,
     DerivedStage,
@@ -39,6 +40,7 @@ from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.plan import STAGES
 from pipelines.progress import show_progress
 from pipelines.recut import RowSpill, SourceRows, units_in_order
+from pipelines.report import EndOptions, report_at_end
 from pipelines.summary import stage_lines, table_lines
 from pipelines.terminal import escaped
 from pipelines.units import StepTotals, Units, part_name, sum_totals
@@ -78,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="finished runs that have PAIRS, two or more, in any order"
     )
-    add_options(parser, MergeOptions)
+    for group in (MergeOptions, EndOptions):
+        add_options(parser, group)
     namespace = parser.parse_args(argv[1:])
     if len(namespace.runs) < 2:
         raise UserError(f"wanted two runs or more to merge, got {len(namespace.runs)}; name their folders")
@@ -90,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     manifest = copy_run(run, sources[0]) if len(sources) == 1 else join_runs(run, sources, units)
     print("\n".join(map(escaped, merge_lines(run, manifest, sources))))
+    if read_options(namespace, EndOptions).report:
+        report_at_end(run, FetchOptions())
     return 0
 
 

@@ -25,6 +25,13 @@ class ReportOptions:
     output: str | None = option(None, "file for the page: a path or fsspec URL; without it report.html in the run")
 
 
+@dataclass(frozen=True)
+class EndOptions:
+    """What a run made of finished runs ends with."""
+
+    report: bool = option(True, "write report.html at the end; `ovseg report RUN` writes it at any time")
+
+
 def main(argv: Sequence[str]) -> int:
     """Writes the report of a finished run and prints where it is; `argv` begins with the verb.
 
