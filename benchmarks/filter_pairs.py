@@ -4,7 +4,7 @@
 
 The rows are made up, by part, from a seed: masks with RLEs of about 200 bytes, three runner-up masks a row, four nouns
 an image, nouns as frequent as Zipf's law has it. Each command runs in a process of its own that may use one processor;
-seconds are of the wall, from start to exit, and of that processor, which others on the machine hardly change; memory is
+seconds are of the wall, from start to exit, and of that processor; memory is
 that process's largest resident set. Fails above MOST_SECONDS of the wall or MOST_BYTES. A part holds 64 images, as one
 of a mined run.
 """
