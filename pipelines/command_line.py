@@ -31,6 +31,7 @@ VERBS = {
     "segment": Verb("pipelines.segment_images", "photographs and class names in, label maps and overlays out"),
     "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
+    "report": Verb("pipelines.report", "a finished run as one page: report.html, which every run writes at its end"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }

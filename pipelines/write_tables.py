@@ -58,6 +58,7 @@ PLANNED_FILE = ".planned.json"
 
 SUCCESS_FILE = "_SUCCESS"
 EXAMPLES_FILE = "examples.png"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
