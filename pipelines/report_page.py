@@ -82,6 +82,7 @@ table{border-collapse:collapse;font-size:.875rem}th,td{padding:.2rem .6rem .2rem
 th,td{overflow-wrap:normal}
 th{font-weight:600;border-bottom:1px solid var(--line)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 td.w{overflow-wrap:anywhere;min-width:8rem}
+@media (max-width:30rem){table{font-size:.78rem}th,td{padding-right:.4rem}}
 .nouns{columns:2;column-gap:2rem}@media (max-width:44rem){.nouns{columns:1}}
 .noun{display:grid;grid-template-columns:7rem 1fr 6.5rem;gap:.5rem;align-items:center;break-inside:avoid;
 font-size:.875rem}.noun i{display:block;height:.45rem;margin:.1rem 0;background:var(--first);min-width:1px}
@@ -187,7 +188,7 @@ def yields_section(facts: ReportFacts) -> str:
     return section(
         "What each stage kept",
         f'<div class="plots beside">{figure("Kept, of what the stage read", yields_plot(yields))}'
-        f"{table(('stage', 'read', 'kept', 'dropped', 'kept of read'), rows)}</div>",
+        f"{table(('stage', 'read', 'kept', 'dropped', 'share kept'), rows)}</div>",
     )
 
 

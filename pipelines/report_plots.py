@@ -16,7 +16,7 @@ import numpy as np
 from schemas.drops import STAGES
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 26, 42
+LEFT, RIGHT, TOP, BOTTOM = 52, 24, 26, 42
 """Of the plotting area from the edges; all in the units of the SVG, about a pixel."""
 
 BINS = 40
