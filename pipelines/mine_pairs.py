@@ -146,7 +146,8 @@ def refuse_beside_finish(options: MineOptions, beam_arguments: Sequence[str]) ->
     Raises:
         UserError: something beside --output, and how images are fetched for the pictures, was asked for.
     """
-    run, shard = RunOptions(options.run.output), ShardOptions(finish=True)
+    run = RunOptions(output=options.run.output, report=options.run.report)
+    shard = ShardOptions(finish=True)
     if beam_arguments or options != MineOptions(run=run, shard=shard, fetch=options.fetch):
         raise UserError("--finish makes nothing and goes by what the shards made; give it with --output alone")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from ovseg_model.fetch_options import FetchOptions, ImageError
 from pipelines.write_tables import PART_NAME, RUN_FILE, TIMINGS_FILE, RunFolder
 from schemas import TABLES, UserError
 from schemas.drops import REASONS
+
+if TYPE_CHECKING:
+    from ovseg_model.images import FetchedImage
 
 SAMPLE_ROWS, SAMPLE_PARTS = 250_000, 600
 """What is read of a table at most, about: some seconds, and 50 MB."""
@@ -212,25 +215,29 @@ def rows_at(run: RunFolder, pairs: Sample, places: Sequence[int]) -> list[dict[s
     return [rows[place["part"], place["row"]] for place in found]
 
 
-def draw_regions(rows: Sequence[dict[str, Any]], fetch: FetchOptions) -> Iterator[Region | str]:
-    """A region a row, or why there is no picture, in words; holds few images at once."""
+def draw_regions(rows: Sequence[dict[str, Any]], fetch: FetchOptions) -> list[Region | str]:
+    """A region a row, or why there is no picture, in words; an image is read once, and few are held at once."""
     from ovseg_model.images import read_images
 
-    for row, image in zip(rows, read_images([row["image_uri"] for row in rows], fetch), strict=True):
-        if isinstance(image, ImageError):
-            yield REASONS[image.reason].meaning
-        elif image.sha256 != row["image_sha256"]:
-            yield REASONS["image_changed"].meaning
-        else:
-            yield draw_region(row, image.pixels)
+    numbers: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        numbers.setdefault(row["image_uri"], []).append(number)
+    drawn: dict[int, Region | str] = {}
+    for of_image, image in zip(numbers.values(), read_images(list(numbers), fetch), strict=True):
+        drawn.update((number, draw_region(rows[number], image)) for number in of_image)
+    return [drawn[number] for number in range(len(rows))]
 
 
-def draw_region(row: dict[str, Any], pixels_HW3: np.ndarray) -> Region | str:
-    """The region of a row in its image (RGB uint8); parts are not checked as they are when they train."""
+def draw_region(row: dict[str, Any], image: FetchedImage | ImageError) -> Region | str:
+    """The region of a row in its image; parts are not checked here as they are where they train."""
     from pipelines.draw_pairs import region_jpeg
 
+    if isinstance(image, ImageError):
+        return REASONS[image.reason].meaning
+    if image.sha256 != row["image_sha256"]:
+        return REASONS["image_changed"].meaning
     try:
-        return Region(row, region_jpeg(pixels_HW3, row["mask"], TILE_PX))
+        return Region(row, region_jpeg(image.pixels, row["mask"], TILE_PX))
     except ValueError:
         return "the mask is damaged"
 

@@ -8,7 +8,8 @@ import pytest
 from drawn_pairs import image_of, pair_rows, write_run
 from PIL import Image
 
-from ovseg_model.fetch_options import FetchOptions
+from ovseg_model import images
+from ovseg_model.fetch_options import FetchOptions, ImageError
 from pipelines import report_facts
 from pipelines.report_facts import (
     SCORE_COLUMNS,
@@ -99,6 +100,16 @@ def test_the_facts_of_a_run_that_has_pairs_alone(run, rows):
     assert facts.left_out == {}
     jpeg = facts.regions["best"][0].jpeg
     assert jpeg[:2] == b"\xff\xd8"
+
+
+def test_an_image_of_several_regions_is_read_once(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        images, "_read_image", lambda uri, options: asked.append(uri) or ImageError("image_missing", "")
+    )
+    facts = read_facts(run, FetchOptions())
+    assert len(asked) == len(set(asked)) == 12
+    assert facts.left_out == {REASONS["image_missing"].meaning: 24}
 
 
 def test_pictures_that_are_gone_changed_or_broken_are_left_out_and_counted(rows, tmp_path):

@@ -66,7 +66,7 @@ def mine(site, tmp_path):
     rows = [f'{{"image": "{index}.png", "caption": "a red ball in the sky"}}' for index in range(IMAGES)]
     (tmp_path / "captions.jsonl").write_text("\n".join(rows))
     inputs = ["--captions", str(tmp_path / "captions.jsonl"), "--images", site.url, "--images-per-unit", "3"]
-    fetch = ["--allow-local-hosts", "--retries", "0"]
+    fetch = ["--allow-local-hosts", "--retries", "0", "--no-report"]  # which reads images too
     return lambda run, *more: main(["mine", *inputs, *fetch, *fake_mine.MODELS, "--output", str(run), *more])
 
 
@@ -197,7 +197,7 @@ def test_masks_alone_say_that_pairs_go(site, mine, tmp_path, capsys):
     assert mine(tmp_path / "run") == 0
     site.status = {}
     models = ["--masks", "fake_mine:make", "--device", "cpu", "--runner", "plain"]
-    fetch = ["--allow-local-hosts", "--retries", "0"]
+    fetch = ["--allow-local-hosts", "--retries", "0", "--no-report"]  # which reads images too
     assert main(["masks", "--retry", "drops", *models, *fetch, "--output", str(tmp_path / "run")]) == 0
     assert "pairs: removed, since their masks change" in capsys.readouterr().err
     assert manifest_of(tmp_path / "run")["stages"]["propose_masks"]["totals"]["kept"] == 12
