@@ -18,6 +18,8 @@ KEPT_AS = {
     "extract_nouns": "with nouns",
     "propose_masks": "with masks",
     "match_regions": "paired",
+    "merge_runs": "kept",
+    "filter_pairs": "kept",
 }
 """What kept means at each stage."""
 
