@@ -163,3 +163,27 @@ def iou_matrix(rles: Sequence[Rle], others: Sequence[Rle]) -> np.ndarray:
     if len({tuple(rle["size"]) for rle in (*rles, *others)}) > 1:
         raise ValueError("iou_matrix: wanted masks of one size, got several")
     return np.asarray(coco_mask.iou(list(rles), list(others), np.zeros(len(others), np.uint8)))
+
+
+def cover_matrix(rles: Sequence[Rle], others: Sequence[Rle]) -> np.ndarray:
+    """Return which share of each mask each of the others covers, float64 in [0, 1], (len(rles), len(others)).
+
+    Raises ValueError when the masks are not all of one size. An empty mask is covered by none.
+    """
+    if not rles or not others:
+        return np.zeros((len(rles), len(others)))
+    if len({tuple(rle["size"]) for rle in (*rles, *others)}) > 1:
+        raise ValueError("cover_matrix: wanted masks of one size, got several")
+    # COCO measures against crowds by this very share.
+    shares = np.asarray(coco_mask.iou(list(rles), list(others), np.ones(len(others), np.uint8)))
+    return np.nan_to_num(shares)
+
+
+def union_mask(rles: Sequence[Rle]) -> Rle:
+    """Return the pixels that any of the masks has, at least one mask.
+
+    Raises ValueError when there is none, or the masks are not all of one size.
+    """
+    if len({tuple(rle["size"]) for rle in rles}) != 1:
+        raise ValueError("union_mask: wanted masks of one size, at least one")
+    return _as_text(coco_mask.merge(list(rles)))

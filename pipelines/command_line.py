@@ -37,6 +37,7 @@ VERBS = {
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "report": Verb("pipelines.report", "a finished run as one page: report.html, which every run writes at its end"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
+    "audit": Verb("pipelines.audit_pairs", "PAIRS against human labels: precision, recall, calibration"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 

@@ -107,21 +107,28 @@ def read_pairs(run: RunFolder, part: str) -> list[dict[str, Any]]:
 
 
 def read_labels(truth: Path, image_id: str) -> np.ndarray:
-    """The label map of a scene, uint8 (H, W).
+    """The label map of a scene, uint8 (H, W); raises UserError as `read_truth` does."""
+    from ovseg_model.datasets.scene_files import LABELS
+
+    return read_truth(truth, image_id, LABELS, "--truth")
+
+
+def read_truth(truth: Path, image_id: str, kind: str, option: str) -> np.ndarray:
+    """A map of a scene, of the folder LABELS or INSTANCES, uint8 (H, W); `option` named the folder `truth`.
 
     Raises:
         UserError: it is not there.
     """
     from PIL import Image
 
-    from ovseg_model.datasets.scene_files import LABELS, file_name
+    from ovseg_model.datasets.scene_files import file_name
 
     if not (image_id.isascii() and image_id.isdecimal()):
-        raise UserError(f"--truth {truth}: {image_id!r} is no number of a scene; judge runs of ovseg draw-scenes")
-    path = truth / LABELS / file_name(int(image_id))
+        raise UserError(f"{option} {truth}: {image_id!r} is no number of a scene; judge runs of ovseg draw-scenes")
+    path = truth / kind / file_name(int(image_id))
     if not path.is_file():
         raise UserError(
-            f"--truth {truth}: has no {path.name} under {LABELS}; give the folder that the run's scenes are in"
+            f"{option} {truth}: has no {path.name} under {kind}; give the folder that the run's scenes are in"
         )
     try:
         with Image.open(path) as labels:

@@ -178,3 +178,26 @@ def test_labels_of_one_value_and_of_no_pixel():
 def test_labels_refuse_floats():
     with pytest.raises(ValueError, match=r"wanted integers \(H, W\), got float64 \(4, 6\)"):
         rle.encode_labels(np.zeros((4, 6)))
+
+
+def test_cover_is_the_share_of_the_first_masks():
+    one, other, empty = (columns_mask(columns) for columns in (slice(0, 4), slice(2, 8), slice(0)))
+    shares = rle.cover_matrix([one, other, empty], [other, one])
+    np.testing.assert_allclose(shares, [[0.5, 1.0], [1.0, 2 / 6], [0.0, 0.0]])
+    assert rle.cover_matrix([one], []).shape == (1, 0)
+    with pytest.raises(ValueError, match="cover_matrix: wanted masks of one size"):
+        rle.cover_matrix([one], [columns_mask(slice(0, 1), (3, 10))])
+
+
+def test_a_union_has_the_pixels_of_all():
+    masks = [columns_mask(slice(0, 4)), columns_mask(slice(2, 5))]
+    assert rle.union_mask(masks) == columns_mask(slice(0, 5))
+    with pytest.raises(ValueError, match="union_mask: wanted masks of one size, at least one"):
+        rle.union_mask([])
+
+
+def columns_mask(columns, size=(2, 10)):
+    """An RLE of some columns."""
+    pixels = np.zeros((1, *size), bool)
+    pixels[0, :, columns] = True
+    return rle.encode_masks(pixels)[0]

@@ -25,12 +25,12 @@ PACKAGES = tuple(_FILES)
 """The packages the NLTK rules read: tagger, sentence splitter, WordNet."""
 
 
-def require_packages() -> None:
-    """Check that every package is there, in a folder or a zip file on NLTK's data path.
+def require_packages(packages: Sequence[str] = PACKAGES) -> None:
+    """Check that packages are there, each in a folder or a zip file on NLTK's data path.
 
     Raises UserError naming all packages that are missing and the command that gets them.
     """
-    missing = [package for package in PACKAGES if not _is_there(package)]
+    missing = [package for package in packages if not _is_there(package)]
     if missing:
         names = " ".join(missing)
         raise UserError(

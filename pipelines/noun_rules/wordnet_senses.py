@@ -14,7 +14,7 @@ from pipelines.noun_rules.word_forms import singular_of
 _CACHED_WORDS = 1 << 16
 
 # NLTK's reader is one object a process and seeks in shared files, so two threads must not look up at once.
-_READER_LOCK = threading.Lock()
+READER_LOCK = threading.Lock()
 
 
 class NounSenses:
@@ -22,7 +22,7 @@ class NounSenses:
 
     def __init__(self) -> None:
         """Load WordNet now, so that no lookup does it in the middle of a batch."""
-        with _READER_LOCK:
+        with READER_LOCK:
             wordnet.ensure_loaded()
         self.lemma = lru_cache(_CACHED_WORDS)(_lemma)
         self.is_abstract = lru_cache(_CACHED_WORDS)(_is_abstract)
@@ -36,7 +36,7 @@ def _lemma(word: str, plural: bool) -> str:
     A word unknown to WordNet keeps its form, or loses its plural ending where it was tagged as plural.
     """
     singular = singular_of(word) if plural else word
-    with _READER_LOCK:
+    with READER_LOCK:
         known = wordnet.morphy(word, wordnet.NOUN)
         if known is None or singular == known:
             return singular
@@ -56,7 +56,7 @@ def _is_abstract(words: Sequence[str]) -> bool:
     The longest tail of the phrase that WordNet knows decides: "parking meter" is a thing, "meter" a length.
     Words unknown to WordNet are not abstract.
     """
-    with _READER_LOCK:
+    with READER_LOCK:
         for start in range(len(words)):
             known = wordnet.morphy("_".join(words[start:]), wordnet.NOUN)
             if known:
