@@ -26,10 +26,10 @@ def mask_has_counts(rows: pa.Table) -> pa.Array:
 
 
 def area_fits_box(rows: pa.Table) -> pa.Array:
-    """Whether each row's area is at least that of its box's longer side and at most that of the box."""
+    """Whether each row's area is that of a pixel at least and of its tight box at most; a mask may have gaps."""
     _, _, w, h = pc.list_flatten(rows["box_xywh_px"]).to_numpy().reshape(-1, 4).T
     area = rows["area_px"].to_numpy()
-    return pa.array((area >= np.maximum(w, h)) & (area <= w.astype(np.int64) * h))
+    return pa.array((area >= 1) & (area <= w.astype(np.int64) * h))
 
 
 def keys_ascend(rows: pa.Table) -> pa.Array:
@@ -49,7 +49,7 @@ MASK_CHECKS = (
     ValueCheck("mask", "size (height, width) of the image; masks are stored as (H, W)", mask_size_is_image_size),
     ValueCheck("mask", "compressed RLE counts", mask_has_counts),
     ValueCheck("box_xywh_px", "a box with an area, inside the image", box_is_inside_image),
-    ValueCheck("area_px", "no more than the tight box, no less than its longer side", area_fits_box),
+    ValueCheck("area_px", "a pixel or more, no more than the tight box", area_fits_box),
 )
 """What holds wherever a mask stands: in MASKS and in PAIRS."""
 

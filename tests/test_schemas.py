@@ -185,3 +185,12 @@ def test_a_manifest_adds_up():
 def test_a_manifest_that_does_not_add_up_is_refused(changed, message):
     with pytest.raises(SchemaError, match=message):
         check_run(manifest(**changed))
+
+
+def test_a_mask_in_two_pieces_may_have_less_area_than_its_box_is_long():
+    """As an occluded thing has it: two pixels in the corners of a box of six by four."""
+    rows = masks_with(height=4, width=6, mask=full_mask(4, 6), box_xywh_px=[0, 0, 6, 4], area_px=2)
+    assert rows["area_px"].to_pylist() == [2]
+    for area in (0, 25):
+        with pytest.raises(SchemaError, match="wanted a pixel or more, no more than the tight box"):
+            masks_with(height=4, width=6, mask=full_mask(4, 6), box_xywh_px=[0, 0, 6, 4], area_px=area)
