@@ -32,6 +32,7 @@ VERBS = {
     "evaluate": Verb("pipelines.evaluate_model", "a model on a benchmark of the field, in numbers and pictures"),
     "score": Verb("pipelines.score_predictions", "stored predictions scored again, by Beam at scale"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
+    "hash": Verb("pipelines.hash_images", "images of an evaluation set in, hash list out, to keep them out of a run"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 

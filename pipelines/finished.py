@@ -126,6 +126,8 @@ def places_of(step: Any) -> Iterator[str]:
     """The files and folders that decide one step's rows."""
     if isinstance(step, ExtractNouns):
         yield from noun_data(step.rule)
+    if isinstance(step, (ProposeMasks, MatchRegions)) and step.excluded:
+        yield from (place for _, place in step.excluded.lists)
     if isinstance(step, ProposeMasks) and step.masks_from:
         yield f"{step.masks_from.url.rstrip('/')}/run.json"
     if isinstance(step, ProposeMasks) and step.generator:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
 from ovseg_model.rank_agreement import best_masks, rank_agreement
 from ovseg_model.scorer import ClipScorerSpec, ImageMasks, Scorer, TwoWayScorer, open_scorer
+from pipelines.excluded_images import REASON, ExcludedImages, ExclusionSpec, find_excluded, opened
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
@@ -223,13 +224,16 @@ def match_regions(
     options: MatchOptions,
     fetch: FetchOptions,
     sampled: Callable[[str], bool] = never,
+    excluded: ExcludedImages | None = None,
 ) -> StepOutput:
     """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops.
+
+    Nouns of images that are `excluded` are such nouns: the masks may have been stored before the list was known.
 
     sampled: on which images, by image_id, one pass is compared with crops, where it scores or chooses masks; a scorer
     that does either is a `TwoWayScorer`.
     """
-    images, drops = images_to_match(nouns, masks, captions, options)
+    images, drops = images_to_match(nouns, masks, captions, options, find_excluded(masks, excluded))
     vectors_of_nouns = embed_distinct_nouns(images, scorer)
     one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
     readable = one_pass.prefiltered(readable_images(images, fetch, drops))
@@ -327,16 +331,21 @@ def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[s
 
 
 def images_to_match(
-    nouns: pa.Table, masks: pa.Table, captions: pa.Table, options: MatchOptions
+    nouns: pa.Table, masks: pa.Table, captions: pa.Table, options: MatchOptions, excluded: Mapping[str, str]
 ) -> tuple[list[ImageNouns], list[dict[str, Any]]]:
-    """The images that have both masks and nouns to match, and the drops of all other nouns."""
+    """The images that have both masks and nouns to match, and the drops of all other nouns.
+
+    excluded: why images are excluded, by image_id.
+    """
     masks_of = {image_id: rows.to_pylist() for image_id, rows in by_image(masks)}
     caption_of = {(row["image_id"], row["caption_index"]): row for row in captions.to_pylist()}
     images, drops = [], []
     for image_id, rows in by_image(nouns):
         kept, dropped = select_nouns(rows.to_pylist(), options)
         drops += dropped
-        if image_id in masks_of:
+        if image_id in excluded:
+            drops += [noun_drop(noun, REASON, excluded[image_id]) for noun in kept]
+        elif image_id in masks_of:
             with_captions = [{**caption_of[image_id, noun["caption_index"]], **noun} for noun in kept]
             images.append(ImageNouns(image_id, masks_of[image_id], with_captions))
         else:
@@ -391,6 +400,7 @@ class MatchRegions:
     scorer: ClipScorerSpec
     options: MatchOptions
     fetch: FetchOptions
+    excluded: ExclusionSpec | None = None
     retries_drops: bool = False
     name: str = STAGE
     table: str = "pairs"
@@ -408,6 +418,7 @@ class MatchRegions:
             **chosen,
             "images": images,
             "versions": versions,
+            **({"excluded": self.excluded.fingerprint()} if self.excluded else {}),
         }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
@@ -418,7 +429,7 @@ class MatchRegions:
         """Pairs of the unit's nouns."""
         scorer = open_once(open_scorer, self.scorer)
         tables = parts["nouns"], parts["masks"], parts["captions"]
-        return match_regions(*tables, scorer, self.options, self.fetch, sampled_in(unit))
+        return match_regions(*tables, scorer, self.options, self.fetch, sampled_in(unit), opened(self.excluded))
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each noun of the parts."""

@@ -20,6 +20,7 @@ from pipelines.engines import OpenEngine, engine_arguments, open_engine, sentenc
 from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
     AcceleratorOptions,
+    ExcludeOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -64,6 +65,7 @@ TAKES: dict[str, tuple[type, ...]] = {
         *INPUT,
         NounOptions,
         MaskOptions,
+        ExcludeOptions,
         MatchOptions,
         FetchOptions,
         RunOptions,
@@ -72,8 +74,17 @@ TAKES: dict[str, tuple[type, ...]] = {
         ShardOptions,
     ),
     "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "masks": (
+        *INPUT,
+        MaskOptions,
+        ExcludeOptions,
+        FetchOptions,
+        RunOptions,
+        AcceleratorOptions,
+        RetryOptions,
+        ShardOptions,
+    ),
+    "match": (MatchOptions, ExcludeOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
 
@@ -81,6 +92,7 @@ GROUPS = (
     FreezeOptions,
     NounOptions,
     MaskOptions,
+    ExcludeOptions,
     MatchOptions,
     FetchOptions,
     RunOptions,

@@ -68,6 +68,18 @@ class MaskOptions:
 
 
 @dataclass(frozen=True)
+class ExcludeOptions:
+    """Images that a run must not have, such as those of evaluation sets."""
+
+    exclude_images: tuple[str, ...] = option(
+        (), "hash lists that `ovseg hash` made, paths or fsspec URLs; images that match one are dropped unseen"
+    )
+    exclude_distance: int = option(
+        4, "bits of 64 in which perceptual hashes of one image may differ (docs/decontamination.md); 0 wants equal ones"
+    )
+
+
+@dataclass(frozen=True)
 class MatchOptions:
     """How nouns are matched to masked regions."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ovseg_model.images import FetchOptions
+from pipelines.excluded_images import resolve_exclusions
 from pipelines.extract_nouns import plan_extract_nouns
 from pipelines.freeze_captions import STAGE as READ_STAGE
 from pipelines.freeze_captions import freeze_captions, frozen_captions
@@ -16,6 +17,7 @@ from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.options import (
     AcceleratorOptions,
+    ExcludeOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -64,6 +66,7 @@ class MineOptions:
     freeze: FreezeOptions = field(default_factory=FreezeOptions)
     nouns: NounOptions = field(default_factory=NounOptions)
     masks: MaskOptions = field(default_factory=MaskOptions)
+    exclude: ExcludeOptions = field(default_factory=ExcludeOptions)
     match: MatchOptions = field(default_factory=MatchOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     run: RunOptions = field(default_factory=RunOptions)
@@ -121,6 +124,7 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
     refuse_foreign_files(run)
     if options.read:
         input_files(options.read)  # a typo must not cost a download of weights first
+    resolve_exclusions(options.exclude)
     stored = stored_tables(run, tables)
     require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
@@ -302,8 +306,9 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
         generator = resolve_generator(chosen.masks, generator_options, device, f"{run.url}/.annotations")
         if options.accelerator.accelerator:
             generator = on_device(generator, WORKER_GPU)
-    step = ProposeMasks(run, generator, options.fetch, other)
-    return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
+    step = ProposeMasks(run, generator, options.fetch, other, resolve_exclusions(options.exclude))
+    chosen_in_all = {**asdict(chosen), **asdict(options.exclude), **asdict(options.fetch)}
+    return step, StageFacts(step.counts, chosen_in_all, step.fingerprint())
 
 
 def generator_device(generator: str, device: str) -> str:
@@ -345,9 +350,10 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     )
     if scorer.uses_one_pass:
         check_one_pass_of(scorer)
-    step = MatchRegions(run, scorer, chosen, options.fetch)
+    step = MatchRegions(run, scorer, chosen, options.fetch, resolve_exclusions(options.exclude))
     weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
-    facts = StageFacts(step.counts, asdict(chosen), step.fingerprint(), (weight,), weights.meaningless)
+    chosen_in_all = {**asdict(chosen), **asdict(options.exclude)}
+    facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), (weight,), weights.meaningless)
     return step, facts
 
 

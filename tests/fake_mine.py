@@ -12,6 +12,7 @@ import sys
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from fakes import ColourScorer, HalvesGenerator
@@ -19,6 +20,7 @@ from PIL import Image
 
 from pipelines import match_regions, plan
 from pipelines.command_line import main
+from pipelines.excluded_images import resolve_exclusions
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 
@@ -29,7 +31,9 @@ CAPTIONS = ("a red ball in the sky", "a ball on the grass", "the sky above a dog
 
 @dataclass(frozen=True)
 class ColourScorerSpec:
-    """Colours that score."""
+    """Colours that score; they need no weights."""
+
+    weights = SimpleNamespace(path="", architecture="")
 
     def fingerprint(self):
         return {"scorer": "colour"}
@@ -40,7 +44,7 @@ def open_colour_scorer(spec):
 
 
 def plan_colours(run, options):
-    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch)
+    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch, resolve_exclusions(options.exclude))
     return step, StageFacts(step.counts, asdict(options.match), step.fingerprint())
 
 
