@@ -118,6 +118,8 @@ def decisive_places(plan: Plan) -> list[str] | None:
     for step in plan.steps:
         if isinstance(step, ProposeMasks) and step.generator and ":" in step.generator.name:
             return None
+        if isinstance(step, MatchRegions) and step.safety:
+            return None
         places += places_of(step)
     return places
 

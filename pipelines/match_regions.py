@@ -23,6 +23,7 @@ from pipelines.excluded_images import REASON, ExcludedImages, ExclusionSpec, fin
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
+from pipelines.safety_flags import SafetyFlag, SafetySpec, flag_image, opened_safety
 from pipelines.stopwatch import in_models, waiting_for_images
 from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, image_digest, part_name, sum_counts
 from pipelines.versions import versions_of
@@ -225,10 +226,12 @@ def match_regions(
     fetch: FetchOptions,
     sampled: Callable[[str], bool] = never,
     excluded: ExcludedImages | None = None,
+    safety: SafetyFlag | None = None,
 ) -> StepOutput:
     """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops.
 
-    Nouns of images that are `excluded` are such nouns: the masks may have been stored before the list was known.
+    Nouns of images that are `excluded` are such nouns: the masks may have been stored before the list was known. What
+    `safety` says of an image takes the place of what CAPTIONS say.
 
     sampled: on which images, by image_id, one pass is compared with crops, where it scores or chooses masks; a scorer
     that does either is a `TwoWayScorer`.
@@ -236,7 +239,7 @@ def match_regions(
     images, drops = images_to_match(nouns, masks, captions, options, find_excluded(masks, excluded))
     vectors_of_nouns = embed_distinct_nouns(images, scorer)
     one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
-    readable = one_pass.prefiltered(readable_images(images, fetch, drops))
+    readable = one_pass.prefiltered(flagged(readable_images(images, fetch, drops), safety))
     chosen = options.masks_per_noun, options.runner_up_nouns, options.runner_up_masks
     rows: list[dict[str, Any]] = []
     for group in groups_of_regions(readable, one_pass.masks_per_group):
@@ -376,6 +379,17 @@ def image_problem(image: ImageNouns, result: FetchedImage | ImageError) -> tuple
     return None
 
 
+def flagged(
+    images: Iterable[tuple[ImageNouns, np.ndarray]], safety: SafetyFlag | None
+) -> Iterator[tuple[ImageNouns, np.ndarray]]:
+    """The images with the safety flags that a user's function gives them."""
+    for image, pixels_HW3 in images:
+        with in_models():
+            flag = flag_image(safety, image.image_id, pixels_HW3) if safety else None
+        nouns = image.nouns if flag is None else [{**noun, "safety": flag} for noun in image.nouns]
+        yield image._replace(nouns=nouns), pixels_HW3
+
+
 def groups_of_regions(
     images: Iterable[tuple[ImageNouns, np.ndarray]], least: int
 ) -> Iterator[list[tuple[ImageNouns, np.ndarray]]]:
@@ -401,6 +415,7 @@ class MatchRegions:
     options: MatchOptions
     fetch: FetchOptions
     excluded: ExclusionSpec | None = None
+    safety: SafetySpec | None = None
     retries_drops: bool = False
     name: str = STAGE
     table: str = "pairs"
@@ -411,14 +426,14 @@ class MatchRegions:
         names = ("masks_per_noun", "runner_up_nouns", "runner_up_masks", "match_abstract", "match_generic", "crops")
         chosen = {name: getattr(self.options, name) for name in names}
         versions = versions_of("numpy", "open_clip_torch", "pillow", "pycocotools", "torch")
-        images = self.fetch.fingerprint()
+        images, added = self.fetch.fingerprint(), {"excluded": self.excluded, "safety": self.safety}
         return {
             "version": VERSION,
             "scorer": self.scorer.fingerprint(),
             **chosen,
             "images": images,
             "versions": versions,
-            **({"excluded": self.excluded.fingerprint()} if self.excluded else {}),
+            **{name: spec.fingerprint() for name, spec in added.items() if spec},
         }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
@@ -429,7 +444,8 @@ class MatchRegions:
         """Pairs of the unit's nouns."""
         scorer = open_once(open_scorer, self.scorer)
         tables = parts["nouns"], parts["masks"], parts["captions"]
-        return match_regions(*tables, scorer, self.options, self.fetch, sampled_in(unit), opened(self.excluded))
+        ways = sampled_in(unit), opened(self.excluded), opened_safety(self.safety)
+        return match_regions(*tables, scorer, self.options, self.fetch, *ways)
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each noun of the parts."""

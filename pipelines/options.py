@@ -108,6 +108,9 @@ class MatchOptions:
     )
     match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")
     match_generic: bool = option(True, "match generic nouns too, as the paper does; they are flagged")
+    safety: str | None = option(
+        None, "package.module:function that gives an image's safety flag in place of the input's (docs/inputs.md)"
+    )
     crops: bool = option(False, "store each region's box as PNG in PAIRS, so that training needs no images")
 
 

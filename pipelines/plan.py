@@ -28,6 +28,7 @@ from pipelines.options import (
 )
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
+from pipelines.safety_flags import resolve_safety
 from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
 from pipelines.write_tables import (
     PART_NAME,
@@ -125,6 +126,7 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
     if options.read:
         input_files(options.read)  # a typo must not cost a download of weights first
     resolve_exclusions(options.exclude)
+    resolve_safety(options.match.safety)
     stored = stored_tables(run, tables)
     require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
@@ -350,7 +352,8 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     )
     if scorer.uses_one_pass:
         check_one_pass_of(scorer)
-    step = MatchRegions(run, scorer, chosen, options.fetch, resolve_exclusions(options.exclude))
+    excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
+    step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety)
     weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
     chosen_in_all = {**asdict(chosen), **asdict(options.exclude)}
     facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), (weight,), weights.meaningless)

@@ -23,6 +23,7 @@ from pipelines.command_line import main
 from pipelines.excluded_images import resolve_exclusions
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
+from pipelines.safety_flags import resolve_safety
 
 MODELS = ["--nouns", "lexicon", "--masks", "fake_mine:make", "--device", "cpu", "--runner", "plain"]
 
@@ -44,7 +45,8 @@ def open_colour_scorer(spec):
 
 
 def plan_colours(run, options):
-    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch, resolve_exclusions(options.exclude))
+    added = resolve_exclusions(options.exclude), resolve_safety(options.match.safety)
+    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch, *added)
     return step, StageFacts(step.counts, asdict(options.match), step.fingerprint())
 
 

@@ -14,11 +14,11 @@ from schemas import UserError, conform
 from schemas.image_hashes import IMAGE_HASHES
 
 
-def draw(path, seed):
+def draw(path, seed, size_px=192):
     """Sixty-four random colours that run into each other, which look like no other seed's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(colours).resize((192, 192), Image.Resampling.BICUBIC).save(path)
+    Image.fromarray(colours).resize((size_px, size_px), Image.Resampling.BICUBIC).save(path)
     return path
 
 

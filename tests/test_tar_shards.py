@@ -76,7 +76,14 @@ def test_long_names_and_odd_letters(tmp_path, format_):
 def test_img2dataset_writes_json_beside_txt(tmp_path):
     about = {"url": "http://x/1.jpg", "caption": "another", "license": "CC0", "status": "success", "width": None}
     (row,) = read(write_shard(tmp_path / "a.tar", sample("1", "a cat", about)))
-    assert row[2:] == (0, "a cat", "http://x/1.jpg", "CC0")
+    assert row[2:] == (0, "a cat", "http://x/1.jpg", "CC0", None)
+
+
+def test_a_safety_flag_stands_in_json(tmp_path):
+    (row,) = read(write_shard(tmp_path / "a.tar", sample("1", "a cat", {"nsfw": False, "punsafe": 0.5})))
+    assert row.safety == "false"
+    (row,) = read(tmp_path / "a.tar", safety_column="punsafe")
+    assert row.safety == "0.5"
 
 
 def test_captions_of_json_may_be_a_list(tmp_path):
