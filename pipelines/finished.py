@@ -136,6 +136,7 @@ def places_of(step: Any) -> Iterator[str]:
         values = (value for _, value in (*step.generator.options, *step.generator.places))
         yield from (value for value in values if isinstance(value, str) and ("://" in value or os.path.exists(value)))
     if isinstance(step, MatchRegions):
+        yield from wordnet_places() if step.negatives else ()
         weights = step.scorer.weights
         yield from (place for place in (weights.path, weights.architecture.partition("local-dir:")[2]) if place)
 
@@ -147,6 +148,14 @@ def noun_data(rule: str) -> list[str]:
     from pipelines.noun_rules.nltk_packages import package_places
 
     return package_places()
+
+
+def wordnet_places() -> list[str]:
+    """The files of WordNet that hard negatives depend on."""
+    from pipelines.noun_relations import PACKAGE
+    from pipelines.noun_rules.nltk_packages import package_places
+
+    return package_places((PACKAGE,))
 
 
 def stamp_of(place: str) -> list[Any] | None:

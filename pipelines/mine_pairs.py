@@ -297,6 +297,7 @@ def check_options(options: MineOptions) -> None:
     require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("runner_up_masks", options.match.runner_up_masks, 0)
+    require_at_least("hard_negatives", options.match.hard_negatives, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     check_scoring(options.match)
     require_at_least("torch_threads", options.run.torch_threads, 0)

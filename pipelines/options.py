@@ -106,6 +106,9 @@ class MatchOptions:
     runner_up_masks: int = option(
         3, "next best masks listed with each pair, for `ovseg filter --assign` to choose from"
     )
+    hard_negatives: int = option(
+        0, "nouns of other images listed with each pair that CLIP ranks high on its region and its captions lack"
+    )
     match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")
     match_generic: bool = option(True, "match generic nouns too, as the paper does; they are flagged")
     safety: str | None = option(

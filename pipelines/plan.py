@@ -13,6 +13,7 @@ from pipelines.excluded_images import resolve_exclusions
 from pipelines.extract_nouns import plan_extract_nouns
 from pipelines.freeze_captions import STAGE as READ_STAGE
 from pipelines.freeze_captions import freeze_captions, frozen_captions
+from pipelines.hard_negatives import resolve_negatives
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.options import (
@@ -127,6 +128,7 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
         input_files(options.read)  # a typo must not cost a download of weights first
     resolve_exclusions(options.exclude)
     resolve_safety(options.match.safety)
+    resolve_negatives(options.match.hard_negatives)
     stored = stored_tables(run, tables)
     require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
@@ -353,7 +355,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     if scorer.uses_one_pass:
         check_one_pass_of(scorer)
     excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
-    step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety)
+    step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety, resolve_negatives(chosen.hard_negatives))
     weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
     chosen_in_all = {**asdict(chosen), **asdict(options.exclude)}
     facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), (weight,), weights.meaningless)

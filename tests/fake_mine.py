@@ -21,6 +21,7 @@ from PIL import Image
 from pipelines import match_regions, plan
 from pipelines.command_line import main
 from pipelines.excluded_images import resolve_exclusions
+from pipelines.hard_negatives import resolve_negatives
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.safety_flags import resolve_safety
@@ -45,7 +46,8 @@ def open_colour_scorer(spec):
 
 
 def plan_colours(run, options):
-    added = resolve_exclusions(options.exclude), resolve_safety(options.match.safety)
+    match = options.match
+    added = resolve_exclusions(options.exclude), resolve_safety(match.safety), resolve_negatives(match.hard_negatives)
     step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch, *added)
     return step, StageFacts(step.counts, asdict(options.match), step.fingerprint())
 
