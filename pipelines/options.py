@@ -65,6 +65,9 @@ class MaskOptions:
     mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
     masks_from: str | None = option(None, "take masks from the MASKS table of this run instead of making them")
     propose_missing: bool = option(False, "with --masks-from: propose masks for images that have none there")
+    mask_weights_licence: str | None = option(
+        None, "licence of the generator's weights, for run.json, where it is not known (docs/tables.md)"
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,9 @@ class MatchOptions:
         "project and knows drawn scenes only), or ARCHITECTURE/random for plumbing",
     )
     clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
+    weights_licence: str | None = option(
+        None, "licence of CLIP's weights, for run.json, where it is not known (docs/tables.md)"
+    )
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
     precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
     region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +299,7 @@ def plan_nouns(run: RunFolder, options: MineOptions) -> Planned:
 def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes MASKS: proposes them, takes stored ones, or both."""
     from ovseg_model.proposals import on_device, resolve_generator
+    from ovseg_model.weight_licences import generator_weights
 
     chosen = options.masks
     _units_to_inherit(run, chosen)
@@ -312,7 +313,13 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
             generator = on_device(generator, WORKER_GPU)
     step = ProposeMasks(run, generator, options.fetch, other, resolve_exclusions(options.exclude))
     chosen_in_all = {**asdict(chosen), **asdict(options.exclude), **asdict(options.fetch)}
-    return step, StageFacts(step.counts, chosen_in_all, step.fingerprint())
+    found = weights_at(step.name, generator_weights(generator), chosen.mask_weights_licence)
+    return step, StageFacts(step.counts, chosen_in_all, step.fingerprint(), found)
+
+
+def weights_at(stage: str, found: Sequence[dict[str, Any]], licence: str | None) -> tuple[dict[str, Any], ...]:
+    """A stage's weights as run.json lists them; `licence` is what the user says where none is known."""
+    return tuple({"stage": stage, **weight, "licence": weight["licence"] or licence} for weight in found)
 
 
 def generator_device(generator: str, device: str) -> str:
@@ -332,6 +339,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     from ovseg_model.class_embeddings import prompt_templates
     from ovseg_model.clip import resolve_clip, resolve_device
     from ovseg_model.scorer import ClipScorerSpec
+    from ovseg_model.weight_licences import clip_licence
 
     chosen = options.match
     prompt_templates(chosen.templates)
@@ -356,9 +364,10 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
         check_one_pass_of(scorer)
     excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
     step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety, resolve_negatives(chosen.hard_negatives))
-    weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
+    file = {"name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
+    found = weights_at(step.name, [{**file, "licence": clip_licence(weights)}], chosen.weights_licence)
     chosen_in_all = {**asdict(chosen), **asdict(options.exclude)}
-    facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), (weight,), weights.meaningless)
+    facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), found, weights.meaningless)
     return step, facts
 
 
