@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +34,8 @@ import torch
 from PIL import Image
 
 from benchmarks.results import note
-from benchmarks.segmenter import Times, draw_ellipses, draw_image, require, time_in_turns
+from benchmarks.segmenter import draw_ellipses, draw_image
+from benchmarks.timing import Times, require, time_in_turns
 from ovseg_model.clip import load_clip, resolve_clip
 from ovseg_model.datasets.scene_check import object_masks
 from ovseg_model.datasets.scenes import draw_scene, numbers
@@ -158,9 +158,9 @@ def measure(
     times = time_in_turns({name: partial(way, image_HW3, masks_NHW, size_px) for name, way in ways.items()}, repeats)
     yield HEADER
     for name, each in times.items():
-        yield row(name, each, cpu_median(times["usual"]) / cpu_median(each), agreement.get(name))
+        yield row(name, each, times["usual"].cpu_median / each.cpu_median, agreement.get(name))
     for name, bar in BARS.items():
-        ratio = cpu_median(times["usual"]) / cpu_median(times[name])
+        ratio = times["usual"].cpu_median / times[name].cpu_median
         note(f"{len(masks_NHW)} masked regions, {name}", "a copy of the image and a PIL resize a mask", ratio, bar)
         require(ratio >= bar, f"{name}: wanted {bar:g}x the usual way or more, got {ratio:.2f}x")
 
@@ -168,16 +168,11 @@ def measure(
 def row(name: str, times: Times, ratio: float, found: Agreement | None) -> str:
     """A row of the table."""
     spread = f"{1000 * min(times.wall):.0f} to {1000 * max(times.wall):.0f}"
-    seconds = f"{1000 * cpu_median(times):.0f} | {1000 * times.median:.0f} | {spread} | {ratio:.2f}"
+    seconds = f"{1000 * times.cpu_median:.0f} | {1000 * times.wall_median:.0f} | {spread} | {ratio:.2f}"
     if found is None:
         return f"| {name} | {seconds} | | | | |"
     levels = f"{found.largest_levels:.2f} | {found.mean_levels:.5f}"
     return f"| {name} | {seconds} | {levels} | {found.least_cosine:.5f} | {found.mean_cosine:.5f} |"
-
-
-def cpu_median(times: Times) -> float:
-    """Median of CPU seconds."""
-    return statistics.median(times.cpu)
 
 
 def write_page(path: Path, title: str, about: str, sections: Sequence[str]) -> None:

@@ -21,21 +21,18 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import sys
 import textwrap
-import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
 
 import nltk
 import pyarrow as pa
 from nltk.tag import PerceptronTagger
 
 from benchmarks.results import note
+from benchmarks.timing import Times, require, time_in_turns
 from pipelines.extract_nouns import extract_nouns
 from pipelines.noun_rules.nltk_rules import CaptionTagger, NounTokens, TaggedCaption
 from pipelines.noun_rules.perceptron_tables import PerceptronTables
@@ -47,46 +44,7 @@ UNIT = 320
 
 BAR = 10.0
 GOAL = 40
-FAILED = "benchmark failed:"
 PAGE_WIDTH = 120
-
-
-Name = TypeVar("Name", bound=Hashable)
-
-
-@dataclass
-class Times:
-    """Seconds of one way, a turn each."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def run(self, way: Callable[[], object]) -> None:
-        """Runs and times it once."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        way()
-        self.cpu.append(time.process_time() - cpu)
-        self.wall.append(time.perf_counter() - wall)
-
-    @property
-    def median(self) -> float:
-        """Of CPU seconds."""
-        return statistics.median(self.cpu)
-
-
-def time_in_turns(ways: dict[Name, Callable[[], object]], repeats: int) -> dict[Name, Times]:
-    """Each way `repeats` times, one after the other in each turn."""
-    times = {name: Times() for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            times[name].run(way)
-    return times
-
-
-def require(holds: bool, sentence: str) -> None:
-    """Ends the run where something does not hold."""
-    if not holds:
-        sys.exit(f"{FAILED} {sentence}")
 
 
 def read_captions(data: Path) -> dict[str, list[str]]:
@@ -186,10 +144,10 @@ HEADER = """| step | NLTK, captions/s | ours, captions/s | NLTK CPU s | ours CPU
 
 def table_row(step: str, count: int, nltk_: Times, ours: Times) -> str:
     """One row of the table."""
-    walls = (statistics.median(each.wall) for each in (nltk_, ours))
-    seconds = " | ".join(f"{each:.3f}" for each in (nltk_.median, ours.median, *walls))
-    rates = f"{count / nltk_.median:,.0f} | {count / ours.median:,.0f}"
-    return f"| {step} | {rates} | {seconds} | {nltk_.median / ours.median:.1f} |"
+    walls = (each.wall_median for each in (nltk_, ours))
+    seconds = " | ".join(f"{each:.3f}" for each in (nltk_.cpu_median, ours.cpu_median, *walls))
+    rates = f"{count / nltk_.cpu_median:,.0f} | {count / ours.cpu_median:,.0f}"
+    return f"| {step} | {rates} | {seconds} | {nltk_.cpu_median / ours.cpu_median:.1f} |"
 
 
 def build_seconds(captions: Sequence[str]) -> str:
@@ -202,8 +160,8 @@ def build_seconds(captions: Sequence[str]) -> str:
     warm = Times()
     warm.run(lambda: [tables.tag(part) for part in in_units(words)])
     return (
-        f"Building the tables takes {opened.median:.2f} CPU s, rows of the words of these captions "
-        f"{cold.median - warm.median:.2f} CPU s more, once a worker."
+        f"Building the tables takes {opened.cpu_median:.2f} CPU s, rows of the words of these captions "
+        f"{cold.cpu_median - warm.cpu_median:.2f} CPU s more, once a worker."
     )
 
 
@@ -215,14 +173,14 @@ def measure(corpora: dict[str, list[str]], count: int | None, repeats: int) -> t
     steps = rows(tagger, captions)
     main = steps[0]
     ways = {(row.step, way): getattr(row, way) for row in steps for way in ("nltk", "ours")}
-    times = time_in_turns({("", "again"): main.nltk, **ways}, repeats)
+    times = time_in_turns({("", "again"): main.nltk, **ways}, repeats, is_warm=True)
     both = {row.step: (times[row.step, "nltk"], times[row.step, "ours"]) for row in steps}
     lines = [table_row(step, len(captions), *pair) for step, pair in both.items()]
     nltk_, ours = both[main.step]
-    ratio = nltk_.median / ours.median
+    ratio = nltk_.cpu_median / ours.cpu_median
     said = (
         f"{len(captions):,} captions of {next(iter(corpora))}, medians of {repeats} turns. Noise: NLTK beside itself "
-        f"{times['', 'again'].median / nltk_.median:.2f}. Bar {BAR:g}, goal {GOAL}: {ratio:.1f} is measured. "
+        f"{times['', 'again'].cpu_median / nltk_.cpu_median:.2f}. Bar {BAR:g}, goal {GOAL}: {ratio:.1f} is measured. "
         f"{build_seconds(captions)}"
     )
     parts = ["\n".join(f"- {line}" for line in checked), "\n".join([HEADER, *lines]), textwrap.fill(said, PAGE_WIDTH)]

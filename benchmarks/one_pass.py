@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.masked_regions import HEIGHT, WIDTH, cpu_median, write_page
+from benchmarks.masked_regions import HEIGHT, WIDTH, write_page
 from benchmarks.results import note
-from benchmarks.segmenter import draw_ellipses, draw_image, require, time_in_turns
+from benchmarks.segmenter import draw_ellipses, draw_image
+from benchmarks.timing import require, time_in_turns
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
 from ovseg_model.clip import Clip, load_clip, resolve_clip
 from ovseg_model.datasets.scene_check import object_masks, objects
@@ -77,15 +78,15 @@ def measure_speed(clip: Clip, masks: int, crops: int, sizes: Sequence[int], repe
     times = time_in_turns(ways, repeats)
     yield f"| way | ms for {masks} masks, median of CPU | of wall | spread of wall | × |\n|---|---:|---:|---:|---:|"
     scaled = masks / crops
-    baseline = scaled * cpu_median(times["crops"])
+    baseline = scaled * times["crops"].cpu_median
     for name, each in times.items():
         factor = 1000 * (scaled if name.startswith("crops") else 1)
         label = f"{name} ({crops}, scaled)" if name.startswith("crops") else name
-        ratio = baseline / (factor / 1000 * cpu_median(each))
+        ratio = baseline / (factor / 1000 * each.cpu_median)
         spread = f"{factor * min(each.wall):.0f} to {factor * max(each.wall):.0f}"
-        yield f"| {label} | {factor * cpu_median(each):.0f} | {factor * each.median:.0f} | {spread} | {ratio:.1f} |"
+        yield f"| {label} | {factor * each.cpu_median:.0f} | {factor * each.wall_median:.0f} | {spread} | {ratio:.1f} |"
     for size in sizes:
-        ratio = baseline / cpu_median(times[f"one pass, {size} px"])
+        ratio = baseline / times[f"one pass, {size} px"].cpu_median
         note(
             f"one pass at {size} px", "a crop a mask", ratio, BARS.get(size), GOALS.get(size), "scaled; another scorer"
         )

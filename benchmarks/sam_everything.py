@@ -8,7 +8,7 @@ image of smooth noise, a grid of 8 x 8 points. `pred_iou_thresh` is the quantile
 encoder, which takes the same time however many points are asked, is timed apart; the rest starts with the embedding of
 segment-anything's encoder (bf16: of its own), from which ours may differ by 1e-4. A way's time is the sum of the two.
 
-Post-processing: the small logits of 1,024 points (`--quick`: 256), three masks each, are blobs about their point with
+Post-processing: the small logits of 1,024 points (`--quick`: 64), three masks each, are blobs about their point with
 wavy borders; predicted IoUs are drawn so that 26 % pass. segment-anything's side is `_process_crop` with a predictor
 that has its logits already: enlarging, filters, boxes, run lengths, and non-maximum suppression.
 
@@ -29,7 +29,7 @@ import os
 import platform
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +43,8 @@ from segment_anything.utils.amg import coco_encode_rle
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from benchmarks.results import note
-from benchmarks.segmenter import Times, draw_image, require
+from benchmarks.segmenter import draw_image
+from benchmarks.timing import Times, require, time_in_turns
 from ovseg_model.proposals import sam_postprocess as post
 from ovseg_model.proposals.generator import MaskProposals
 from ovseg_model.proposals.sam import SamOptions
@@ -193,15 +194,6 @@ def largest_difference(ones: Sequence[float], others: Sequence[float]) -> float:
     return float(np.abs(ones - others).max(initial=0))
 
 
-def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Each way `repeats` times; the checks before were the turn that does not count."""
-    times = {name: Times() for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            times[name].run(way)
-    return times
-
-
 def against_itself(times: Times) -> float:
     """Odd turns' median over that of even ones, CPU seconds; 1 for a single turn."""
     return statistics.median(times.cpu[::2]) / statistics.median(times.cpu[1::2] or times.cpu)
@@ -228,7 +220,7 @@ def measure_everything(case: Case, repeats: int, encoder_repeats: int) -> tuple[
         "ours, fp32": lambda: case.ours(full),
         "ours, bf16": lambda: case.ours(half),
     }
-    rest = in_turns(ways, repeats)
+    rest = time_in_turns(ways, repeats, is_warm=True)
     half_agrees = [
         agreement([proposals(every.ours(full))], [proposals(every.ours(half))]),
         prompt_agreement(full, half, case.image_HW3, case.options.points_per_side),
@@ -251,9 +243,9 @@ def proposals(kept: KeptMasks) -> MaskProposals:
 
 def everything_table(encoding: dict[str, Times], rest: dict[str, Times]) -> tuple[str, float]:
     """The table of a way's parts, and the ratio that the bar is on."""
-    encoders, others = ({name: cpu(each) for name, each in times.items()} for times in (encoding, rest))
+    encoders, others = ({name: each.cpu_median for name, each in times.items()} for times in (encoding, rest))
     whole_cpu = {name: encoders[name] + others[name] for name in encoding}
-    whole_wall = {name: encoding[name].median + rest[name].median for name in encoding}
+    whole_wall = {name: encoding[name].wall_median + rest[name].wall_median for name in encoding}
     usual = "segment-anything"
     lines = [
         "| way | encoder, CPU s | its share | after it, CPU s | whole, CPU s | wall s | times as fast, CPU | wall |",
@@ -276,11 +268,6 @@ def everything_table(encoding: dict[str, Times], rest: dict[str, Times]) -> tupl
         f"Encoders were timed {'once' if turns == 1 else f'{turns} times'}, the rest {len(rest[usual].wall)} times."
     )
     return "\n".join([*lines, "", textwrap.fill(said, LINE)]), whole_cpu[usual] / whole_cpu["ours, fp32"]
-
-
-def cpu(times: Times) -> float:
-    """Median of CPU seconds."""
-    return statistics.median(times.cpu)
 
 
 # Post-processing.
@@ -405,7 +392,7 @@ def measure_post(case: PostCase, repeats: int) -> tuple[str, float]:
         require(bool(rles), "no mask is kept: nothing is compared")
         require(found.predicted_iou == ious.tolist(), "predicted IoUs differ")
         compared.append(len(rles))
-    times = in_turns({"segment-anything": case.usual, "ours": case.ours}, repeats)
+    times = time_in_turns({"segment-anything": case.usual, "ours": case.ours}, repeats, is_warm=True)
     usual = times["segment-anything"]
     height, width = case.size
     lines = [
@@ -416,9 +403,10 @@ def measure_post(case: PostCase, repeats: int) -> tuple[str, float]:
         "| way | wall ms, median | spread | CPU ms | times as fast, CPU | wall |\n|---|---:|---:|---:|---:|---:|",
     ]
     for name, each in times.items():
-        lines.append(f"| {name} | {each.cells()} | {cpu(usual) / cpu(each):.2f} | {usual.median / each.median:.2f} |")
+        ratios = f"{usual.cpu_median / each.cpu_median:.2f} | {usual.wall_median / each.wall_median:.2f}"
+        lines.append(f"| {name} | {each.cells()} | {ratios} |")
     lines.append(f"\nThe usual way against itself: {against_itself(usual):.2f}x.")
-    return "\n".join(lines), cpu(usual) / cpu(times["ours"])
+    return "\n".join(lines), usual.cpu_median / times["ours"].cpu_median
 
 
 def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
@@ -440,7 +428,7 @@ def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 points of post-processing, the encoder timed once")
+    parser.add_argument("--quick", action="store_true", help="64 points of post-processing, the encoder timed once")
     parser.add_argument("--only", choices=("everything", "post"), help="one of the two")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
@@ -454,7 +442,7 @@ def main() -> None:
         section, ratio = measure_everything(case, arguments.repeats, 1 if arguments.quick else arguments.repeats)
         report(section, ratio, EVERYTHING_BAR, sections, failures)
     if arguments.only != "everything":
-        section, ratio = measure_post(open_post_case(16 if arguments.quick else 32), arguments.repeats)
+        section, ratio = measure_post(open_post_case(8 if arguments.quick else 32), arguments.repeats)
         note("post-processing of masks", "_process_batch and NMS", ratio, POST_BAR, 3.3)
         report(section, ratio, POST_BAR, sections, failures)
     require(not failures, "; ".join(failures))

@@ -74,9 +74,9 @@ SHOWN = ("captions", "nouns", "masks", "pairs", "drops")
 STAGES = 4
 """Each writes a part and its drops a unit."""
 
-FILES_A_RUN = 9
-"""VOCABULARY's part, run.json, units.json, timings.json, examples.png, _SUCCESS, .input.json, .parts.arrow and
-.submitted.json."""
+FILES_A_RUN = 10
+"""VOCABULARY's part, run.json, units.json, timings.json, examples.png, report.html, _SUCCESS, .input.json, .parts.arrow
+and .submitted.json."""
 
 IMAGE_READS = 2
 """An image is read for its masks and once more for its regions."""

@@ -26,11 +26,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +37,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
+from benchmarks.timing import FAILED, Times, require, time_in_turns
 from ovseg_model.class_embeddings import ClassEmbeddings
 from ovseg_model.class_names import ClassVectors, embed_classes, split_names
 from ovseg_model.clip import Clip, load_clip, resolve_clip
@@ -67,7 +65,6 @@ LARGEST_LEVELS, MEAN_LEVELS = 1.6, 0.35
 """Grey levels between our regions and PIL's, as in tests/test_regions.py."""
 
 LEAST_SAME_LABELS = 0.9999
-FAILED = "benchmark failed:"
 
 
 def draw_image(randoms: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -141,42 +138,6 @@ def einsum_map(scores_NK: torch.Tensor, masks_NHW: np.ndarray) -> np.ndarray:
     """The usual way to a label map: all sums at once, int64 (H, W)."""
     masks = torch.from_numpy(masks_NHW).float()
     return torch.einsum("nk,nhw->khw", scores_NK, masks).argmax(dim=0).numpy()
-
-
-@dataclass
-class Times:
-    """Seconds of one way."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def run(self, way: Callable[[], object]) -> None:
-        """Runs and times it once."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        way()
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
-
-    @property
-    def median(self) -> float:
-        """Of wall seconds."""
-        return statistics.median(self.wall)
-
-    def cells(self) -> str:
-        """Table cells: median and spread of wall seconds, median of CPU seconds, in milliseconds."""
-        spread = f"{1000 * min(self.wall):.1f} to {1000 * max(self.wall):.1f}"
-        return f"{1000 * self.median:.1f} | {spread} | {1000 * statistics.median(self.cpu):.1f}"
-
-
-def time_in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, Times]:
-    """Each way `repeats` times, after one turn that does not count."""
-    for way in ways.values():
-        way()
-    times = {name: Times() for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            times[name].run(way)
-    return times
 
 
 def same_share(labels_HW: np.ndarray, others_HW: np.ndarray) -> float:
@@ -253,12 +214,6 @@ def check_equal(case: Case) -> Iterator[str]:
     yield f"{same:.3%} of the labels agree, from the same scores"
 
 
-def require(holds: bool, sentence: str) -> None:
-    """Ends the run where something does not hold."""
-    if not holds:
-        sys.exit(f"{FAILED} {sentence}")
-
-
 HEADER = """| way | wall ms, median | spread | CPU ms | ours is × |
 |---|---:|---:|---:|---:|"""
 
@@ -281,7 +236,7 @@ def measure(case: Case, repeats: int) -> tuple[str, float]:
         "ours: map": lambda: label_map(found.proposals, case.masks_NHW.shape[1:], OPTIONS),
     }
     times = time_in_turns(ways, repeats)
-    ratio = times["one by one"].median / times["ours"].median
+    ratio = times["one by one"].wall_median / times["ours"].wall_median
     height, width = case.masks_NHW.shape[1:]
     title = (
         f"## {case.clip.weights.name}: {len(case.masks_NHW)} regions of {height} x {width} px, "
@@ -294,7 +249,7 @@ def rows(times: dict[str, Times]) -> Iterator[str]:
     """Table rows; the ratio is to our way's, or our part's."""
     for name, each in times.items():
         counterpart = times[name.replace("one by one", "ours")]
-        ratio = f"{each.median / counterpart.median:.2f}" if counterpart is not each else "1"
+        ratio = f"{each.wall_median / counterpart.wall_median:.2f}" if counterpart is not each else "1"
         yield f"| {name} | {each.cells()} | {ratio} |"
 
 

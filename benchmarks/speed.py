@@ -1,12 +1,16 @@
-"""Every benchmark of mining's speed, one after the other, with one table and one plot of their ratios.
+"""Every benchmark of mining's speed, with one table and one plot of their ratios.
 
     python -m benchmarks.speed --data FOLDER --output docs/speed.md
     python -m benchmarks.speed --data FOLDER --output docs/speed.md --full
 
-Each checks first that both ways give the same, then times them in turns in one process, writes a page of its own beside
-the table, and fails below its bar. A ratio is of median CPU seconds of one thread. FOLDER holds captions_val2017.json
-and NLTK's data in nltk_data/; without it nouns and whole runs are left out, and named. `make bench` takes some ten
-minutes on two quiet cores, `make bench-full` hours: 1,024 points instead of 64 in a whole run, and more turns.
+Each compares what both ways give, times them in turns in one process, writes a page of its own beside the table, and
+fails below its bar. A ratio is of median CPU seconds of one thread. FOLDER holds captions_val2017.json and NLTK's data
+in nltk_data/; without it nouns and whole runs are left out, and named.
+
+`make bench` runs two benchmarks at a time and takes some ten minutes on two quiet cores. CPU seconds are what another
+program disturbs least; what the two share, caches and memory, both ways of a benchmark share with it in turns. Its
+whole run is one reading. `make bench-full` takes hours, one benchmark after the other: 1,024 points instead of 64 in a
+whole run, and more turns. --at-once says otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import NamedTuple
 
 from benchmarks.results import PLACE, Result, read_results
@@ -32,16 +38,22 @@ class Benchmark(NamedTuple):
     quick: tuple[str, ...] = ()
     full: tuple[str, ...] = ()
     needs_data: bool = False
+    minutes: float = 1.0
+    """About what it takes in short."""
 
 
 BENCHMARKS = (
     Benchmark("nouns", "noun_speed", full=("--full",), needs_data=True),
-    Benchmark("noun_embeddings", "noun_embedding_speed", full=("--captions", "5000"), needs_data=True),
+    Benchmark("noun_embeddings", "noun_embedding_speed", full=("--captions", "5000"), needs_data=True, minutes=2.5),
     Benchmark("masked_regions", "region_speed", ("--repeats", "5")),
-    Benchmark("sam_everything", "sam_speed", ("--quick",)),
-    Benchmark("one_pass", "one_pass", ("--scenes", "20", "--crops", "10"), ("--scenes", "200", "--crops", "100")),
-    Benchmark("model_share", "model_share"),
-    Benchmark("whole_run", "whole_run_speed", ("--repeats", "1"), ("--points-per-side", "32"), needs_data=True),
+    Benchmark("sam_everything", "sam_speed", ("--quick",), minutes=3),
+    Benchmark(
+        "one_pass", "one_pass", ("--scenes", "20", "--crops", "10"), ("--scenes", "200", "--crops", "100"), minutes=1.5
+    ),
+    Benchmark("model_share", "model_share", ("--scenes", "50"), minutes=2),
+    Benchmark(
+        "whole_run", "whole_run_speed", ("--repeats", "1"), ("--points-per-side", "32"), needs_data=True, minutes=6
+    ),
 )
 
 
@@ -53,22 +65,41 @@ def command_of(benchmark: Benchmark, folder: Path, data: Path | None, full: bool
     return [sys.executable, "-m", f"benchmarks.{benchmark.module}", *given]
 
 
-def run_all(folder: Path, data: Path | None, full: bool) -> tuple[list[Result], list[str]]:
-    """Runs them all; returns what they noted, and sentences on those that failed or were left out."""
-    problems = []
+class Ran(NamedTuple):
+    """What came of one benchmark."""
+
+    results: list[Result]
+    said: str
+    status: int
+
+
+def run_one(command: Sequence[str], environment: dict[str, str]) -> Ran:
+    """Runs one in a process of its own."""
+    started = time.monotonic()
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as noted:
-        environment = {**os.environ, PLACE: noted.name} | ({"NLTK_DATA": str(data / "nltk_data")} if data else {})
-        for benchmark in BENCHMARKS:
-            if benchmark.needs_data and data is None:
-                problems.append(f"{benchmark.module} was left out: it needs --data")
-                continue
-            started = time.monotonic()
-            print(f"== {benchmark.module}", flush=True)
-            status = subprocess.run(command_of(benchmark, folder, data, full), env=environment, check=False).returncode
-            print(f"== {benchmark.module}: {time.monotonic() - started:.0f} s\n", flush=True)
-            if status:
-                problems.append(f"{benchmark.module} failed, exit status {status}: its lines above say why")
-        return read_results(noted.name), problems
+        environment = {**environment, PLACE: noted.name}
+        done = subprocess.run(command, env=environment, check=False, stdout=PIPE, stderr=STDOUT, text=True)
+        said = f"{done.stdout}== {time.monotonic() - started:.0f} s\n"
+        return Ran(read_results(noted.name), said, done.returncode)
+
+
+def run_all(folder: Path, data: Path | None, full: bool, at_once: int) -> tuple[list[Result], list[str]]:
+    """Runs them all, `at_once` at a time; returns what they noted, and sentences on those that failed or lack data."""
+    environment = {**os.environ} | ({"NLTK_DATA": str(data / "nltk_data")} if data else {})
+    ready = [each for each in BENCHMARKS if data or not each.needs_data]
+    problems = [f"{each.module} was left out: it needs --data" for each in BENCHMARKS if each not in ready]
+    results: dict[str, list[Result]] = {}
+    with ThreadPoolExecutor(at_once) as pool:
+        # The longest first, so that none is left alone at the end.
+        longest = sorted(ready, key=lambda each: -each.minutes)
+        running = {each: pool.submit(run_one, command_of(each, folder, data, full), environment) for each in longest}
+        for benchmark, coming in running.items():
+            ran = coming.result()
+            print(f"== {benchmark.module}\n{ran.said}", flush=True)
+            results[benchmark.module] = ran.results
+            if ran.status:
+                problems.append(f"{benchmark.module} failed, exit status {ran.status}: its lines above say why")
+    return [result for each in ready for result in results[each.module]], problems
 
 
 def table(results: Sequence[Result]) -> str:
@@ -111,8 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder with captions_val2017.json and nltk_data")
     parser.add_argument("--full", action="store_true", help="full sizes, hours")
     parser.add_argument("--output", type=Path, required=True, help="file for the table; pages lie beside it")
+    parser.add_argument("--at-once", type=int, help="benchmarks that run side by side; 2, with --full 1")
     given = parser.parse_args(argv)
-    results, problems = run_all(given.output.parent, given.data and given.data.absolute(), given.full)
+    at_once = given.at_once or (1 if given.full else 2)
+    data = given.data and given.data.absolute()
+    results, problems = run_all(given.output.parent, data, given.full, at_once)
     if results:
         write(given.output, results, problems)
     if problems:

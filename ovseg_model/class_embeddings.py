@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ovseg_model.halving import halved_batches
 from schemas.errors import UserError
 
 _SIZED = (
@@ -130,9 +131,11 @@ class ClassEmbeddings:
         """Embeds new names, one call for all their prompts."""
         # replace, not format: names and templates may hold braces of their own.
         prompts = [template.replace("{}", name) for name in names for template in self._templates]
+        halved = halved_batches()
         vectors = self._clip.embed_texts(prompts)
         averaged = average_unit_vectors(vectors.reshape(len(names), len(self._templates), -1))
         vectors_of_names = dict(zip(names, averaged, strict=True))
         self._vectors.update(vectors_of_names)
-        if self._store:
+        # What is kept for others is of the size that its key names.
+        if self._store and halved_batches() == halved:
             self._store.add(vectors_of_names)

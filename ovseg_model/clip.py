@@ -8,7 +8,6 @@ T texts, C channels, H and W pixels, L tokens, D dimensions of the shared space.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import difflib
 import hashlib
@@ -22,10 +21,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ovseg_model.halving import Fitting, fitting_rows
 from ovseg_model.regions import normalise
 from schemas.errors import UserError
 
@@ -614,6 +615,8 @@ class Clip:
         self.precision = precision
         self.image_batch = image_batch
         self.text_batch = text_batch
+        self._image_rows = fitting_rows(image_batch, "CLIP's rows of images")
+        self._text_rows = fitting_rows(text_batch, "CLIP's rows of texts")
         self.image_size_px = _square_side(preprocessing["size"], weights)
         self.mean: tuple[float, ...] = tuple(preprocessing["mean"])
         self.std: tuple[float, ...] = tuple(preprocessing["std"])
@@ -632,25 +635,19 @@ class Clip:
         numbers = {name: getattr(self, name) for name in names}
         return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
 
-    def with_batches(self, image_batch: int, text_batch: int) -> Clip:
-        """The same model with other rows a forward."""
-        other = copy.copy(self)
-        other.image_batch, other.text_batch = image_batch, text_batch
-        return other
-
     def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
         """Returns unit vectors of images, float32 (B, D).
 
         batch_BCHW: B images of 3 x image_size_px x image_size_px, RGB: float32, normalised with `mean` and `std`, or
         uint8, which the device normalises; B may be 0. masks_BSS: bool, True in the foreground, read by a model that
         `takes_masks` and by no other. Every forward has image_batch rows, so a row does not depend on how many others
-        came with it.
+        came with it; where memory runs out it has half of them, which `halving` counts.
         """
         wanted = (3, self.image_size_px, self.image_size_px)
         if tuple(batch_BCHW.shape[1:]) != wanted:
             raise ValueError(f"images: wanted (B, {', '.join(map(str, wanted))}), got {tuple(batch_BCHW.shape)}")
         columns = (batch_BCHW,) if masks_BSS is None or not self.takes_masks else (batch_BCHW, masks_BSS)
-        return self._embed_rows(columns, self.image_batch, self._encode_images)
+        return self._embed_rows(columns, self._image_rows, self._encode_images)
 
     def _encode_images(self, rows: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
         """Image features, not normalised (B, D)."""
@@ -677,7 +674,7 @@ class Clip:
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
             cut_TL = tokens_TL[rows, :length]
-            vectors_TD[rows] = self._embed_rows((cut_TL,), self.text_batch, self._encode_texts)
+            vectors_TD[rows] = self._embed_rows((cut_TL,), self._text_rows, self._encode_texts)
         return vectors_TD
 
     def _lengths(self, tokens_TL: torch.Tensor) -> np.ndarray:
@@ -696,19 +693,25 @@ class Clip:
         return self.model.encode_text(tokens_TL, normalize=False)
 
     def _embed_rows(
-        self, columns: tuple[torch.Tensor, ...], batch: int, encode: Callable[..., torch.Tensor]
+        self, columns: tuple[torch.Tensor, ...], fitting: Fitting[int], encode: Callable[..., torch.Tensor]
     ) -> np.ndarray:
-        """Encodes rows in forwards of exactly `batch` rows and returns them at unit length, float32 (N, D).
+        """Encodes rows in forwards of exactly as many as fit and returns them at unit length, float32 (N, D).
 
         columns: what `encode` takes, N rows each.
         """
-        count = len(columns[0])
+        count, start = len(columns[0]), 0
         vectors = np.empty((count, self.embed_dim), np.float32)
-        with self.inference():
-            for start in range(0, count, batch):
-                parts = [_padded(column[start : start + batch], batch).to(self.device) for column in columns]
-                vectors[start : start + batch] = unit_rows(encode(*parts)[: count - start])
+        while start < count:
+            part = fitting.run(partial(self._forward, [column[start:] for column in columns], encode))
+            vectors[start : start + len(part)] = part
+            start += len(part)
         return vectors
+
+    def _forward(self, columns: Sequence[torch.Tensor], encode: Callable[..., torch.Tensor], rows: int) -> np.ndarray:
+        """Unit vectors of the first rows, padded where there are fewer, float32 (at most `rows`, D)."""
+        with self.inference():
+            parts = [_padded(column[:rows], rows).to(self.device) for column in columns]
+            return unit_rows(encode(*parts)[: len(columns[0])])
 
     def cast(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns images in the number format of the weights."""

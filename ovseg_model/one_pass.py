@@ -16,8 +16,9 @@ width of a head, D dimensions of the shared space.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,9 @@ import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from ovseg_model.clip import Clip, pooled_at_class_token, project_class_token, unit_rows
+from ovseg_model.halving import fitting_rows
 from ovseg_model.mask_adapted_clip import resize_positions
+from ovseg_model.read_ahead import iterate_ahead
 from ovseg_model.regions import RegionOptions, fill_colour, normalise, square_image, square_patch_shares
 from schemas.errors import UserError
 
@@ -63,24 +66,20 @@ class OnePassOptions:
 class OnePassEncoder:
     """Masks of whole images to unit vectors, all masks of an image at once; in the place of a `RegionEncoder`."""
 
-    def __init__(self, clip: Clip, options: OnePassOptions, regions: RegionOptions) -> None:
+    def __init__(self, clip: Clip, options: OnePassOptions, regions: RegionOptions, ahead: bool | None = None) -> None:
         """regions: of it the fill colour, which pads images, and the resize count.
 
-        Raises UserError as `check_one_pass`.
+        ahead: as `RegionEncoder`. Raises UserError as `check_one_pass`.
         """
         check_one_pass(clip, options)
         self.clip = clip
         self._options = options
         self._regions = regions
+        self._ahead = clip.device != "cpu" if ahead is None else ahead
         self._size_px = options.size_px or clip.image_size_px
         self._tower = tower_of_size(clip.model.visual, self._size_px)
         self._grid = self._tower.grid_size[0]
-
-    def with_clip(self, clip: Clip) -> OnePassEncoder:
-        """The same with other rows a forward."""
-        other = copy.copy(self)
-        other.clip = clip
-        return other
+        self._fitting = fitting_rows(clip.image_batch, "rows in one pass")
 
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Returns unit vectors of every image's masks in their order, float32 (N, D) each.
@@ -88,27 +87,39 @@ class OnePassEncoder:
         A vector depends on its image and its mask alone, but for the last digits, on the image's other masks. Raises
         ValueError where masks are empty or of another size than their image.
         """
-        vectors = []
-        step = self._images_per_forward()
-        for start in range(0, len(images), step):
-            vectors += self._embed_batch(images[start : start + step], step)
+        vectors: list[np.ndarray] = []
+        inputs = self._inputs(images)
+        for squares, kept in iterate_ahead(inputs) if self._ahead else inputs:
+            vectors += self._fitting.run(partial(self._forwards, squares, kept))
         return vectors
 
-    def _images_per_forward(self) -> int:
-        """On a CPU one: more are no faster, and padding would be work."""
-        return 1 if self.clip.device == "cpu" else max(1, self.clip.image_batch // MASKS_PER_IMAGE)
+    def _inputs(self, images: Sequence[MaskedImage]) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Squares, and which patches each mask reads, of the images of each forward."""
+        step = self._images_per_forward(self.clip.image_batch)
+        for start in range(0, len(images), step):
+            few = images[start : start + step]
+            kept = [self._patches(image_HW3, chunks) for image_HW3, chunks in few]
+            yield [self._square(image_HW3) for image_HW3, _ in few], kept
 
-    def _embed_batch(self, images: Sequence[MaskedImage], batch: int) -> list[np.ndarray]:
-        """One forward of exactly `batch` images, so that a vector does not depend on how many came."""
-        clip = self.clip
-        kept = [self._patches(image_HW3, chunks) for image_HW3, chunks in images]
-        squares = [self._square(image_HW3) for image_HW3, _ in images]
-        squares += squares[-1:] * (batch - len(squares))
-        pixels_B3SS = normalise(torch.stack(squares).to(clip.device), clip.mean, clip.std)
+    def _images_per_forward(self, rows: int) -> int:
+        """On a CPU one: more are no faster, and padding would be work."""
+        return 1 if self.clip.device == "cpu" else max(1, rows // MASKS_PER_IMAGE)
+
+    def _forwards(self, squares: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], rows: int) -> list[np.ndarray]:
+        """Vectors of a few images in forwards that count as `rows` rows each."""
+        step = self._images_per_forward(rows)
+        starts = range(0, len(squares), step)
+        parts = [self._forward(squares[start : start + step], kept[start : start + step], rows) for start in starts]
+        return [vectors for part in parts for vectors in part]
+
+    def _forward(self, squares: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], rows: int) -> list[np.ndarray]:
+        """One forward of a fixed number of images, so that a vector does not depend on how many came."""
+        clip, missing = self.clip, self._images_per_forward(rows) - len(squares)
+        pixels_B3SS = torch.stack([*squares, *squares[-1:] * missing])
+        pixels_B3SS = normalise(pixels_B3SS.to(clip.device), clip.mean, clip.std)
         with clip.inference():
-            features = encode_masks(
-                self._tower, clip.cast(pixels_B3SS), kept, self._options.layers, MASKS_PER_IMAGE * clip.image_batch
-            )
+            layers, masks_at_once = self._options.layers, MASKS_PER_IMAGE * rows
+            features = encode_masks(self._tower, clip.cast(pixels_B3SS), kept, layers, masks_at_once)
             return [unit_rows(each) if len(each) else np.empty((0, clip.embed_dim), np.float32) for each in features]
 
     def _square(self, image_HW3: np.ndarray) -> torch.Tensor:

@@ -5,9 +5,17 @@ Array names end in their axes: N nouns, M masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ovseg_model.region_encoder import MaskEncoder
+
+IMAGES_COMPARED, MASKS_COMPARED = 4, 20
+"""Of a segmentation: its crops would else take back what one pass saves."""
 
 MILLIONTHS = 1_000_000
 """Correlations are summed in whole millionths, so that sums do not depend on their order."""
@@ -45,14 +53,46 @@ def best_masks(cosines_NM: np.ndarray, count: int) -> np.ndarray:
     return np.flatnonzero((_ranks(cosines_NM) < count).any(axis=0))
 
 
-def agreement_sentence(counts: Mapping[str, int]) -> str:
-    """Says in words what counts of `rank_agreement` add up to, those of a prefilter among them."""
+@dataclass
+class CropAgreement:
+    """How far one pass agrees with crops on the first images that it reads, up to MASKS_COMPARED masks of each."""
+
+    crops: MaskEncoder
+    left: int = IMAGES_COMPARED
+    counts: dict[str, int] = field(default_factory=dict)
+    """Of `rank_agreement`."""
+
+    def add(
+        self,
+        images: Sequence[tuple[np.ndarray, np.ndarray]],
+        vectors: Sequence[np.ndarray],
+        texts_TD: np.ndarray,
+    ) -> None:
+        """Adds images, RGB uint8 (H, W, 3) with masks bool (N, H, W), of which one pass made vectors, float (N, D)."""
+        for (image_HW3, masks_NHW), vectors_ND in zip(images, vectors, strict=True):
+            if self.left and len(masks_NHW) > 1:
+                self.left -= 1
+                few = np.arange(0, len(masks_NHW), -(-len(masks_NHW) // MASKS_COMPARED))
+                (crops_ND,) = self.crops.embed([(image_HW3, [masks_NHW[few]])])
+                found = rank_agreement(texts_TD @ vectors_ND[few].T, texts_TD @ crops_ND.T)
+                self.counts = {name: self.counts.get(name, 0) + count for name, count in found.items()}
+
+
+def agreement_sentence(
+    counts: Mapping[str, int],
+    texts: str = "nouns",
+    sample: str = "the sample of the run (1 image in 8 of its first unit) is empty",
+) -> str:
+    """Says in words what counts of `rank_agreement` add up to, those of a prefilter among them.
+
+    texts: what was looked for, a plural; sample: why nothing was counted, where nothing was.
+    """
     nouns = counts.get("agreement_nouns", 0)
     if not nouns:
-        return "one pass and crops were not compared: the sample of the run (1 image in 8 of its first unit) is empty"
+        return f"one pass and crops were not compared: {sample}"
     correlation = counts["agreement_spearman_millionths"] / MILLIONTHS / nouns
     kept = f", kept by the prefilter {counts['agreement_kept'] / nouns:.0%}" if "agreement_kept" in counts else ""
     return (
-        f"one pass beside crops, {nouns:,} nouns of {counts['agreement_images']:,} images: same best mask "
+        f"one pass beside crops, {nouns:,} {texts} of {counts['agreement_images']:,} images: same best mask "
         f"{counts['agreement_top1'] / nouns:.0%}{kept}, rank correlation over masks {correlation:.2f}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,3 +28,15 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], threads: i
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_END = object()
+
+
+def iterate_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items as they come, while one thread makes the next two. What making one raises is raised here."""
+    coming = iter(items)
+    for item in read_ahead(lambda _: next(coming, _END), itertools.repeat(None), 1):
+        if item is _END:
+            return
+        yield item

@@ -6,10 +6,13 @@ Array names end in their axes: N masks, H and W of the image, S side of the mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from ovseg_model.halving import fitting_rows
+from ovseg_model.read_ahead import iterate_ahead
 from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
 from schemas.errors import UserError
 
@@ -19,8 +22,13 @@ if TYPE_CHECKING:
     from ovseg_model.clip import Clip
     from ovseg_model.one_pass import OnePassOptions
 
+Item = TypeVar("Item")
+
 MaskedImage = tuple[np.ndarray, Iterable[np.ndarray]]
 """Pixels, RGB uint8 (H, W, 3), and masks of the same size in chunks, bool (N, H, W) each, none empty."""
+
+OwnedChunk = tuple[int, np.ndarray, np.ndarray]
+"""Number of an image, its pixels, and some of its masks, bool (N, H, W)."""
 
 SCORERS = ("crops", "one-pass")
 """A crop a mask, or all masks of an image in one forward."""
@@ -30,7 +38,7 @@ GROUPED_FORWARDS = 8
 """Forwards whose regions are made on the device at once."""
 
 PIXELS_TO_SEND = 2**28
-"""Mask pixels that are decoded for it at most, 268 MB."""
+"""Mask pixels that are decoded for it at most, 268 MB; three times as many where a thread decodes ahead."""
 
 
 class MaskEncoder(Protocol):
@@ -43,17 +51,16 @@ class MaskEncoder(Protocol):
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Unit vectors of every image's masks in their order, float32 (N, D) each."""
 
-    def with_clip(self, clip: Clip) -> MaskEncoder:
-        """The same with other rows a forward."""
-
 
 class RegionEncoder:
     """A CLIP that reads masked regions; regions of several images share forwards."""
 
-    def __init__(self, clip: Clip, options: RegionOptions, way: str = "float") -> None:
+    def __init__(self, clip: Clip, options: RegionOptions, way: str = "float", ahead: bool | None = None) -> None:
         """options: how regions are cut; of a model that sees whole images only the fill and the resize count.
 
-        way: how they are resized, one of `integer_regions.WAYS`. Raises UserError for another, and as `check_way`.
+        way: how they are resized, one of `integer_regions.WAYS`. ahead: whether a thread decodes masks and cuts regions
+        while the device works, to the same vectors; None: not on a CPU, where the two would fight. Raises UserError for
+        another way, and as `check_way`.
         """
         if way != "float":
             from ovseg_model.integer_regions import check_way
@@ -66,10 +73,8 @@ class RegionEncoder:
         self.clip = clip
         self._options = options
         self._way = way
-
-    def with_clip(self, clip: Clip) -> RegionEncoder:
-        """The same with other rows a forward."""
-        return RegionEncoder(clip, self._options, self._way)
+        self._ahead = clip.device != "cpu" if ahead is None else ahead
+        self._made_on_device = fitting_rows(GROUPED_FORWARDS * clip.image_batch, "regions made on the device")
 
     def embed(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Returns unit vectors of every image's regions in the order of its masks, float32 (N, D) each.
@@ -78,16 +83,24 @@ class RegionEncoder:
         """
         if self._way == "near" and self.clip.device != "cpu":
             return self._embed_on_device(images)
+        clip = self.clip
+        vectors, owners = [np.empty((0, clip.embed_dim), np.float32)], [np.empty(0, np.int64)]
+        for owner_N, *columns in _whole_forwards(self._coming(self._columns(images)), clip.image_batch):
+            vectors.append(clip.embed_images(*columns))
+            owners.append(owner_N.numpy())
+        return _of_images(vectors, owners, len(images))
+
+    def _coming(self, items: Iterable[Item]) -> Iterable[Item]:
+        """The items, made by a thread while the device works."""
+        return iterate_ahead(items) if self._ahead else items
+
+    def _columns(self, images: Sequence[MaskedImage]) -> Iterator[list[torch.Tensor]]:
+        """By chunks: number of the image, int64 (N,), and what CLIP reads."""
         import torch
 
-        inputs = [[self._inputs(image, masks) for masks in chunks if len(masks)] for image, chunks in images]
-        counts = [sum(len(pixels) for pixels, _ in chunks) for chunks in inputs]
-        flat = [chunk for chunks in inputs for chunk in chunks]
-        if not flat:
-            return [np.empty((0, self.clip.embed_dim), np.float32) for _ in images]
-        masks = torch.cat([masks for _, masks in flat]) if self.clip.takes_masks else None
-        vectors = self.clip.embed_images(torch.cat([pixels for pixels, _ in flat]), masks)
-        return np.split(vectors, np.cumsum(counts)[:-1])
+        for owner, image_HW3, masks_NHW in _owned_chunks(images):
+            pixels, masks = self._inputs(image_HW3, masks_NHW)
+            yield [torch.full((len(pixels),), owner), pixels, *([] if masks is None else [masks])]
 
     def _inputs(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pixels (N, 3, S, S), normalised or in whole levels, and masks, bool (N, S, S), if it reads them."""
@@ -106,31 +119,66 @@ class RegionEncoder:
         """The same by regions that are cut, filled and resized on the device, over images."""
         import torch
 
+        clip, vectors = self.clip, [np.empty((0, self.clip.embed_dim), np.float32)]
+        owners = [np.empty(0, np.int64)]
+        for group in self._coming(_in_groups(_owned_chunks(images), GROUPED_FORWARDS * clip.image_batch)):
+            pixels = self._made_on_device.run(partial(self._cut_on_device, group))
+            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
+            vectors.append(clip.embed_images(pixels, torch.cat(masks) if masks else None))
+            owners += [np.full(len(masks_NHW), owner) for owner, _, masks_NHW in group]
+        return _of_images(vectors, owners, len(images))
+
+    def _cut_on_device(self, group: Sequence[OwnedChunk], rows: int) -> torch.Tensor:
+        """The regions of chunks, about `rows` at once, uint8 (N, 3, S, S)."""
+        import torch
+
         from ovseg_model.integer_regions import PIXELS_PER_ROW, device_regions, fill_levels, send_masks
 
         clip, fill_3 = self.clip, fill_levels(self.clip.mean, self._options)
-        vectors = np.empty((0, clip.embed_dim), np.float32)
-        owners = np.empty(0, int)
-        for group in _groups_to_send(images, GROUPED_FORWARDS * clip.image_batch):
-            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in group]
-            pixels = device_regions(sent, clip.image_size_px, fill_3, clip.image_batch * PIXELS_PER_ROW)
-            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
-            found = clip.embed_images(pixels, torch.cat(masks) if masks else None)
-            vectors = np.concatenate([vectors, found])
-            owners = np.concatenate([owners, *(np.full(len(each), number) for number, _, each in group)])
-        return [vectors[owners == number] for number in range(len(images))]
+        most_px, regions = max(1, rows // GROUPED_FORWARDS) * PIXELS_PER_ROW, []
+        for few in _in_groups(group, rows):
+            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in few]
+            regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
+        return torch.cat(regions) if len(regions) > 1 else regions[0]
 
 
-def _groups_to_send(images: Sequence[MaskedImage], rows: int) -> Iterator[list[tuple[int, np.ndarray, np.ndarray]]]:
-    """Chunks of masks, each with its image and that one's number, in runs of about `rows` masks or PIXELS_TO_SEND."""
-    group: list[tuple[int, np.ndarray, np.ndarray]] = []
+def _owned_chunks(images: Sequence[MaskedImage]) -> Iterator[OwnedChunk]:
+    """Chunks of masks that have some, each with its image and that one's number."""
     for number, (image_HW3, chunks) in enumerate(images):
-        for masks_NHW in chunks:
-            group += [(number, image_HW3, masks_NHW)] if len(masks_NHW) else []
-            sent = [each for _, _, each in group]
-            if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
-                yield group
-                group = []
+        yield from ((number, image_HW3, masks_NHW) for masks_NHW in chunks if len(masks_NHW))
+
+
+def _whole_forwards(chunks: Iterable[Sequence[torch.Tensor]], rows: int) -> Iterator[list[torch.Tensor]]:
+    """Columns of chunks on end, cut where forwards of `rows` rows are full: only the last has rows to be filled up."""
+    import torch
+
+    waiting: list[Sequence[torch.Tensor]] = []
+    for chunk in chunks:
+        waiting.append(chunk)
+        count = sum(len(columns[0]) for columns in waiting)
+        if count >= rows:
+            joined = [torch.cat(column) for column in zip(*waiting, strict=True)]
+            yield [column[: count - count % rows] for column in joined]
+            waiting = [[column[count - count % rows :] for column in joined]] if count % rows else []
+    if waiting:
+        yield [torch.cat(column) for column in zip(*waiting, strict=True)]
+
+
+def _of_images(vectors: Sequence[np.ndarray], owners: Sequence[np.ndarray], images: int) -> list[np.ndarray]:
+    """The vectors of each image, given the image of each."""
+    vectors_ND, owner_N = np.concatenate(vectors), np.concatenate(owners)
+    return [vectors_ND[owner_N == number] for number in range(images)]
+
+
+def _in_groups(chunks: Iterable[OwnedChunk], rows: int) -> Iterator[list[OwnedChunk]]:
+    """Chunks in runs of about `rows` masks or PIXELS_TO_SEND."""
+    group: list[OwnedChunk] = []
+    for chunk in chunks:
+        group.append(chunk)
+        sent = [masks_NHW for _, _, masks_NHW in group]
+        if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
+            yield group
+            group = []
     if group:
         yield group
 

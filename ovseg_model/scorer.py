@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +11,6 @@ import numpy as np
 from ovseg_model import rle
 
 if TYPE_CHECKING:
-    from ovseg_model.class_embeddings import ClassEmbeddings
     from ovseg_model.clip import Clip, ClipWeights
     from ovseg_model.noun_vectors import Folder
     from ovseg_model.one_pass import OnePassOptions
@@ -114,15 +112,16 @@ class ClipScorer:
 
     def __init__(self, spec: ClipScorerSpec) -> None:
         """Loads the weights that the spec names; nothing is fetched. Raises UserError where they are unfit."""
-        from ovseg_model.class_embeddings import prompt_templates
+        from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
         from ovseg_model.clip import load_clip
+        from ovseg_model.noun_vectors import KeptVectors
 
         set_torch_threads(spec)
         clip = load_clip(spec.weights, spec.device, spec.precision, image_batch=spec.region_batch)
         self._spec = spec
-        self._templates = prompt_templates(spec.templates)
-        self._noun_folder = spec.noun_folder
-        self._nouns = self._embeddings(clip)
+        templates = prompt_templates(spec.templates)
+        kept = KeptVectors(spec.noun_folder, clip, templates) if spec.noun_folder else None
+        self._nouns = ClassEmbeddings(clip, templates, kept)
         self._encoders = {way: open_encoder(clip, spec, way) for way in ("crops", "one-pass")[: 1 + spec.uses_one_pass]}
         self.name = spec.name
         self.meaningless = spec.weights.meaningless
@@ -131,24 +130,6 @@ class ClipScorer:
     def clip(self) -> Clip:
         """The model that both ways share."""
         return self._encoders["crops"].clip
-
-    def halved(self) -> ClipScorer | None:
-        """The same model with half as many rows a forward, for where memory ran out; None at one row."""
-        clip = self.clip
-        if max(clip.image_batch, clip.text_batch) == 1:
-            return None
-        half, other = clip.with_batches(max(1, clip.image_batch // 2), max(1, clip.text_batch // 2)), copy.copy(self)
-        other._nouns = self._embeddings(half)
-        other._encoders = {way: encoder.with_clip(half) for way, encoder in self._encoders.items()}
-        return other
-
-    def _embeddings(self, clip: Clip) -> ClassEmbeddings:
-        """What embeds nouns by this model; one with other batches keeps its vectors apart."""
-        from ovseg_model.class_embeddings import ClassEmbeddings
-        from ovseg_model.noun_vectors import KeptVectors
-
-        kept = KeptVectors(self._noun_folder, clip, self._templates) if self._noun_folder else None
-        return ClassEmbeddings(clip, self._templates, kept)
 
     def embed_nouns(self, nouns: Sequence[str]) -> np.ndarray:
         """Unit vectors of the prompted nouns, float32 (N, D)."""

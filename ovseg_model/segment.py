@@ -26,6 +26,7 @@ from ovseg_model.class_names import ClassVectors
 from ovseg_model.label_png import UNLABELLED
 from ovseg_model.proposals.generator import ImageInput, ProposalError
 from ovseg_model.proposals.soft import ProposalNetwork, SoftProposals
+from ovseg_model.rank_agreement import CropAgreement
 from ovseg_model.region_encoder import MaskEncoder
 from schemas.errors import UserError
 
@@ -100,6 +101,8 @@ class Segmenter:
     """Of the CLIP whose text tower embeds the class names, on the device where label maps are made."""
 
     options: SegmentOptions
+    agreement: CropAgreement | None = None
+    """Told of what `regions` makes of the first images, where it reads masks in one pass."""
 
     def segment(self, images: Sequence[ImageInput], classes: ClassVectors) -> Iterator[Segmentation | ProposalError]:
         """Yields the segmentation of each image, or why there is none, in order."""
@@ -128,7 +131,13 @@ class Segmenter:
         kept_images, kept = zip(*there, strict=True) if there else ((), ())
         options = self.options
         parts = score_parts(
-            kept_images, kept, self.regions, classes, options.mask_threshold, ask_clip=options.clip_weight > 0
+            kept_images,
+            kept,
+            self.regions,
+            classes,
+            options.mask_threshold,
+            ask_clip=options.clip_weight > 0,
+            agreement=self.agreement,
         )
         scored = (fuse_scores(each, options) for each in parts)
         for each in proposed:
@@ -161,17 +170,20 @@ def score_parts(
     classes: ClassVectors,
     mask_threshold: float,
     ask_clip: bool = True,
+    agreement: CropAgreement | None = None,
 ) -> list[ScoreParts]:
     """Returns both probabilities of a few images' proposals: steps 1 to 4 of section 5.2 of OVSeg's method.
 
-    ask_clip: False leaves CLIP out where the network knows the classes.
+    ask_clip: False leaves CLIP out where the network knows the classes. agreement: told of CLIP's vectors.
     """
     hard = [hard_masks(each.masks_Nhw, mask_threshold) for each in proposed]
     valid = [masks.any(axis=(1, 2)) for masks in hard]
     if ask_clip or any(each.class_probability_NK is None for each in proposed):
         frames = [resize_image(image.pixels_HW3, masks.shape[1:]) for image, masks in zip(images, hard, strict=True)]
-        kept = [(frame, [masks[good]]) for frame, masks, good in zip(frames, hard, valid, strict=True)]
-        vectors = regions.embed(kept)
+        kept = [(frame, masks[good]) for frame, masks, good in zip(frames, hard, valid, strict=True)]
+        vectors = regions.embed([(frame, [masks]) for frame, masks in kept])
+        if agreement:
+            agreement.add(kept, vectors, classes.vectors_VD)
         clip = [spread(clip_probability(each, classes), good) for each, good in zip(vectors, valid, strict=True)]
     else:
         clip = [np.ones((len(masks), classes.count), np.float32) for masks in hard]

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import platform
+import threading
 import time
 import uuid
 from collections import Counter
@@ -19,13 +20,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ovseg_model.halving import is_out_of_memory
 from pipelines.write_tables import UNFINISHED_FOLDER, RunFolder
 
-FOREIGN_LIFE_S = 3600.0
-"""How long a worker of another machine, which cannot be asked, counts as alive after its attempt began."""
+HEARTBEAT_S = 60.0
+"""How often a worker says in its markers that it lives."""
+
+FOREIGN_LIFE_S = 10 * HEARTBEAT_S
+"""How long a worker of another machine, which cannot be asked, counts as alive after it last said so.
+
+A container that the service puts in a dead one's place is such another machine. Long enough for a store that stalls, or
+for native code that holds the interpreter.
+"""
 
 _live: set[tuple[RunFolder, str]] = set()
 """Markers of work that this process has under way."""
+
+_writing = threading.Lock()
+"""Held while a marker is renewed or taken away, so that none comes back."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,16 @@ class Attempts:
         A worker that the end of the process stops, as Ctrl-C stops Beam's threads, has not died either.
         """
         marker = (self.run, f"{self.folder}/{work}.{uuid.uuid4().hex}.json")
-        self._write(marker[1], out_of_memory=False)
+        write_marker(marker, out_of_memory=False)
         _live.add(marker)
+        start_heartbeat()
         try:
             yield
         except BaseException as error:
             if is_out_of_memory(error):
-                self._write(marker[1], out_of_memory=True)
-                _live.discard(marker)
+                with _writing:
+                    _live.discard(marker)
+                    write_marker(marker, out_of_memory=True)
             raise
         finally:
             if marker in _live:
@@ -77,10 +91,33 @@ class Attempts:
         except (FileNotFoundError, ValueError):
             return None
 
-    def _write(self, name: str, out_of_memory: bool) -> None:
-        marker = {**this_worker(), "began": time.time(), "out_of_memory": out_of_memory}
-        # A lost marker costs one more attempt: it need not outlive a power cut, and so waits for no disk.
-        self.run.write(name, json.dumps(marker).encode(), durable=False)
+
+def write_marker(marker: tuple[RunFolder, str], out_of_memory: bool) -> None:
+    """Says that this worker is at its work now, or that memory ran out."""
+    run, name = marker
+    content = {**this_worker(), "seen": time.time(), "out_of_memory": out_of_memory}
+    # A lost marker costs one more attempt: it need not outlive a power cut, and so waits for no disk.
+    run.write(name, json.dumps(content).encode(), durable=False)
+
+
+@functools.cache
+def start_heartbeat() -> None:
+    """Renews this process' markers from now on, in a thread that ends with it."""
+    threading.Thread(target=_beat, name="heartbeat", daemon=True).start()
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(HEARTBEAT_S)
+        renew_markers()
+
+
+def renew_markers() -> None:
+    """Says in every marker of this process that it lives; a store that fails now is asked again at the next beat."""
+    for marker in list(_live):
+        with _writing, contextlib.suppress(Exception):
+            if marker in _live:
+                write_marker(marker, out_of_memory=False)
 
 
 def is_dead(marker: dict[str, Any] | None) -> bool:
@@ -90,13 +127,8 @@ def is_dead(marker: dict[str, Any] | None) -> bool:
     if marker["out_of_memory"]:
         return True
     if marker["machine"] != this_machine():
-        return time.time() - marker["began"] > FOREIGN_LIFE_S
+        return time.time() - marker["seen"] > FOREIGN_LIFE_S
     return not is_running(marker["pid"], marker["started"])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch's class is told by its name, without torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def this_worker() -> dict[str, Any]:
@@ -147,9 +179,9 @@ def _first_line(path: str) -> str:
 
 
 def _take_away(marker: tuple[RunFolder, str]) -> None:
-    _live.discard(marker)
     run, name = marker
-    with contextlib.suppress(FileNotFoundError):
+    with _writing, contextlib.suppress(FileNotFoundError):
+        _live.discard(marker)
         run.file_system.rm_file(run.path(name))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, read_images
@@ -85,7 +85,7 @@ def draw_tile(
     picture: Image.Image, label: str, colour: tuple[int, int, int] = (0, 0, 0), framed: bool = False
 ) -> Image.Image:
     """A picture scaled into a square with a line of text below; framed in the colour of the text if asked for."""
-    picture = ImageOps.contain(picture, (TILE_PX - 8, TILE_PX - 8))
+    picture = contained(picture, TILE_PX - 8)
     tile = Image.new("RGB", (TILE_PX, TILE_PX + LABEL_PX), "white")
     left, top = (TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2
     if framed:
@@ -93,6 +93,20 @@ def draw_tile(
     tile.paste(picture, (left, top))
     ImageDraw.Draw(tile).text((4, TILE_PX), label, colour, ImageFont.load_default(15))
     return tile
+
+
+def region_jpeg(pixels_HW3: np.ndarray, mask: rle.Rle, side_px: int) -> bytes:
+    """The image (RGB uint8) with the mask tinted, its longer side `side_px`, as JPEG."""
+    jpeg = io.BytesIO()
+    contained(Image.fromarray(tint(pixels_HW3, rle.decode_masks([mask])[0])), side_px).save(jpeg, "jpeg", quality=82)
+    return jpeg.getvalue()
+
+
+def contained(picture: Image.Image, side_px: int) -> Image.Image:
+    """A picture scaled until its longer side is `side_px`; a line of pixels keeps one pixel of the other."""
+    scale = side_px / max(picture.size)
+    width, height = (max(1, round(each * scale)) for each in picture.size)
+    return picture.resize((width, height))
 
 
 def tint(pixels_HW3: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:

@@ -17,11 +17,13 @@ from ovseg_model.datasets.referring import ReferringBenchmark, ReferringSample, 
 from ovseg_model.mask_metrics import MaskCounts
 from ovseg_model.proposals import ImageInput, ProposalError
 from ovseg_model.proposals.soft import frame_title
+from ovseg_model.rank_agreement import IMAGES_COMPARED
 from pipelines.evaluation import (
     TUNING_FILE,
     EvaluateOptions,
     Evaluation,
     Outcome,
+    compare_with_crops,
     evenly_spaced,
     predict_in_parts,
 )
@@ -83,11 +85,13 @@ def evaluate_expressions(
         "frame": frame_title(models.network),
         "meaningless": models.meaningless,
     }
-    made_by |= settle_threshold(Question(benchmark, root, split, models, made_by), options, folder)
+    silent = replace(models, agreement=None)
+    made_by |= settle_threshold(Question(benchmark, root, split, silent, made_by), options, folder)
     answering = Answering(options.answer, made_by["union_threshold"], mask_threshold)
     evaluation = Evaluation(folder, made_by, root=str(root.resolve()))
     evaluation.begin()
-    answers = predict_in_parts(evaluation, samples, lambda part: answer(part, models, answering), benchmark.name)
+    compare_with_crops(folder, models.agreement, lambda: read_for_agreement(samples, models, answering))
+    answers = predict_in_parts(evaluation, samples, lambda part: answer(part, silent, answering), benchmark.name)
     return finish(benchmark, answers, made_by, warning, folder)
 
 
@@ -108,6 +112,12 @@ def required_root(options: EvaluateOptions) -> Path:
     if not root.is_dir():
         raise UserError(f"--root {root}: is no folder; give the one that holds the files of {options.benchmark}")
     return root
+
+
+def read_for_agreement(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> None:
+    """Answers the expressions of a few images with one pass beside crops; the answers are not kept."""
+    chosen = set(evenly_spaced(sorted({sample.image for sample in samples}), IMAGES_COMPARED))
+    answer([sample for sample in samples if sample.image in chosen], models, answering)
 
 
 def answer(samples: Sequence[ReferringSample], models: Models, answering: Answering) -> list[Answer]:
@@ -145,7 +155,10 @@ def answer_texts(
 
     masks_Nhw = hard_masks(found.masks_Nhw, ways[0].mask_threshold)
     masks_Nhw = masks_Nhw[masks_Nhw.any(axis=(1, 2))]
-    (vectors_ND,) = models.regions.embed([(resize_image(pixels_HW3, masks_Nhw.shape[1:]), [masks_Nhw])])
+    frame_hw3 = resize_image(pixels_HW3, masks_Nhw.shape[1:])
+    (vectors_ND,) = models.regions.embed([(frame_hw3, [masks_Nhw])])
+    if models.agreement:
+        models.agreement.add([(frame_hw3, masks_Nhw)], [vectors_ND], texts_TD)
     others_D = models.embeddings.embed([OTHERS])[0]
     chosen = (choose(vectors_ND, texts_TD, others_D, way) for way in ways)
     return [unions(masks_Nhw, chosen_TN, pixels_HW3.shape[:2]) for chosen_TN in chosen]

@@ -19,6 +19,7 @@ from ovseg_model.datasets.benchmark import (
 )
 from ovseg_model.label_png import UNLABELLED, label_png
 from ovseg_model.proposals import ImageInput, ProposalError
+from ovseg_model.rank_agreement import IMAGES_COMPARED
 from ovseg_model.read_ahead import read_ahead
 from pipelines.draw_segmentation import class_colours
 from pipelines.evaluation import (
@@ -28,6 +29,7 @@ from pipelines.evaluation import (
     EvaluateOptions,
     Evaluation,
     Outcome,
+    compare_with_crops,
     evenly_spaced,
 )
 from pipelines.label_map_report import finish
@@ -111,7 +113,9 @@ def evaluate_label_maps(asked: Asked, folder: RunFolder) -> Outcome:
     made_by = {**work.made_by(), "options": asdict(settings.options), "chosen": settings.chosen}
     Evaluation(folder, made_by).begin()
     job = ScoringJob(folder, work.benchmark.name, work.samples, work.there)
-    predict(job, replace(work, segmenter=replace(work.segmenter, options=settings.options)))
+    work = replace(work, segmenter=replace(work.segmenter, options=settings.options))
+    compare_with_crops(folder, work.models.agreement, lambda: read_for_agreement(work))
+    predict(job, work)
     scores = score_plain(job)
     write_scores(folder, scores)
     return finish(job, scores, made_by)
@@ -278,6 +282,14 @@ def predict(job: ScoringJob, work: Work) -> None:
                 note_drop(job.folder, image.image_id, found)
             labels_HW = labels_of(found, truth_HW, segmenter, vectors.count, work.asked.options.oracle)
             job.folder.write(prediction_file(image.image_id), label_png(labels_HW, colours_K3))
+
+
+def read_for_agreement(work: Work) -> None:
+    """Scores a few samples with one pass beside crops; their label maps are not made here."""
+    segmenter = replace(work.segmenter, agreement=work.models.agreement)
+    images = [read_input(work.benchmark, sample) for sample in evenly_spaced(work.samples, IMAGES_COMPARED)]
+    for _ in segmenter.score(images, work.vectors):
+        pass
 
 
 def labels_of(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from ovseg_model.checkpoint import changed_names
+from ovseg_model.rank_agreement import CropAgreement, agreement_sentence
 from pipelines.options import option, require_at_least
 from pipelines.progress import show_progress
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
@@ -19,6 +20,7 @@ Item = TypeVar("Item")
 
 EVALUATION_FILE, RESULT_FILE, DROPS_FILE = "evaluation.json", "result.json", "drops.json"
 PREDICTIONS, TUNING_FILE = "predictions", "tuning.json"
+AGREEMENT_FILE = "agreement.json"
 
 PER_CLASS_FILE, BARS_FILE, SAMPLES_FILE = "per_class.csv", "per_class.png", "worst_and_best.png"
 SHOWN = 4
@@ -148,6 +150,25 @@ def regions_notes(models: dict[str, Any]) -> list[str]:
     """What must be said where CLIP did not see each region as a crop of its own; models: `Models.fingerprint`."""
     notes = [f"regions by --scorer {models['scorer']}, not a crop each as OVSeg's"] if "scorer" in models else []
     return [*notes, *([f"regions cut by --regions {models['regions']}"] if "regions" in models else [])]
+
+
+def compare_with_crops(folder: RunFolder, agreement: CropAgreement | None, read: Callable[[], None]) -> None:
+    """Stores how far one pass agrees with crops, where it reads the masks and that is not known yet.
+
+    read: puts some images through what tells `agreement` of them; the same ones every time, whatever is predicted
+    already.
+    """
+    if agreement and not folder.has(AGREEMENT_FILE):
+        read()
+        folder.write_json(AGREEMENT_FILE, agreement.counts)
+
+
+def agreement_notes(folder: RunFolder, texts: str) -> list[str]:
+    """How far one pass agrees with crops, where that was measured; texts: what was looked for, a plural."""
+    if not folder.has(AGREEMENT_FILE):
+        return []
+    why_not = "none of the sampled images has two masks that CLIP was asked of"
+    return [agreement_sentence(folder.read_json(AGREEMENT_FILE), texts, why_not)]
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:

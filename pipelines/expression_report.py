@@ -25,6 +25,7 @@ from pipelines.evaluation import (
     SHOWN,
     Evaluation,
     Outcome,
+    agreement_notes,
     clip_notes,
     predict_in_parts,
     regions_notes,
@@ -109,7 +110,11 @@ def finish(
     scored = [Answered(sample, each, score_answer(sample, each["mask"])) for sample, each in answers]
     drops = [{"sample": each.sample.name, **each.answer["failed"]} for each in scored if each.answer["failed"]]
     result = {
-        "protocol": [*[warning] * bool(warning), *protocol(benchmark, made_by, len(drops))],
+        "protocol": [
+            *[warning] * bool(warning),
+            *protocol(benchmark, made_by, len(drops)),
+            *agreement_notes(folder, "expressions"),
+        ],
         "numbers": {group or "all": numbers(sum_of(scored, group)) for group in ("", *benchmark.groups)},
         "failed": len(drops),
         "made_by": made_by,

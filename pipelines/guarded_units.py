@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovseg_model.halving import halved_batches
 from pipelines.attempts import Attempts
 from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
 from pipelines.units import Step, StepOutput, count_distinct_rows, sum_counts
@@ -18,6 +19,9 @@ from schemas import TABLES
 
 WHOLE = "unit"
 """The name of a whole unit as a piece of work."""
+
+HALVED = "halved_batches"
+"""In totals: batches that were made smaller than asked, so that last digits of their rows may be others."""
 
 DEATHS_ALONE = 2
 """Deaths at an image alone from which it is dropped. With the unit's own that makes three, one less than the attempts
@@ -32,8 +36,15 @@ def process_guarded(step: Step, unit: int, parts: Parts) -> StepOutput:
     """What `step` makes of a unit, or of some of its images; those that kill their worker are `worker_killed` drops.
 
     The first attempt makes the unit in one go, as fast as it can be. Where a worker died, every image is made alone,
-    with a marker of its own.
+    with a marker of its own. Batches that a model halved since memory ran out are among what was measured.
     """
+    before = halved_batches()
+    output = _process_unit(step, unit, parts)
+    halved = halved_batches() - before
+    return output._replace(measured=sum_counts([output.measured, {HALVED: halved}])) if halved else output
+
+
+def _process_unit(step: Step, unit: int, parts: Parts) -> StepOutput:
     attempts = attempts_at(step, unit)
     deaths = attempts.deaths()
     if deaths:

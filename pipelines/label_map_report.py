@@ -24,6 +24,7 @@ from pipelines.evaluation import (
     SAMPLES_FILE,
     SHOWN,
     Outcome,
+    agreement_notes,
     clip_notes,
     regions_notes,
 )
@@ -50,7 +51,8 @@ def finish(job: ScoringJob, scores: Scores, made_by: dict[str, Any]) -> Outcome:
     benchmark, _ = open_benchmark_split(job.benchmark)
     names = benchmark.names(made_by["names"])
     failed = failed_samples(job)
-    notes = [*count_notes(benchmark, job, made_by["split"]), *protocol(benchmark, made_by), *failed_note(failed)]
+    notes = [*count_notes(benchmark, job, made_by["split"]), *protocol(benchmark, made_by)]
+    notes += [*agreement_notes(job.folder, "classes"), *failed_note(failed)]
     result = result_of(benchmark, scores, made_by, notes) | {"failed": failed}
     iou_K = segmentation_result(scores.counts).iou_K
     folder = job.folder

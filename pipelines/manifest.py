@@ -29,6 +29,7 @@ from pipelines.write_tables import (
     RunFolder,
 )
 from schemas import TABLES, VOCABULARY, conform_rows
+from schemas.drops import STAGES
 from schemas.run import RUN_FORMAT, check_run
 
 TABLES_IN_ORDER = list(TABLES)
@@ -56,7 +57,7 @@ def finish_run(
     Doing it twice writes the same bytes twice, timings aside.
     """
     stats = sorted(stats, key=lambda each: (TABLES_IN_ORDER.index(each.table), each.unit))
-    remove_unlisted_pairs(run, stages)
+    remove_unlisted(run, stages)
     run.remove_fragments()
     tables = {table: table_facts(table, list(parts)) for table, parts in groupby(stats, key=lambda each: each.table)}
     tables["drops"] = drops_facts(stats)
@@ -69,7 +70,7 @@ def finish_run(
             "stages": {name: stage_facts(facts, name, stats) for name, facts in stages.items()},
             "tables": tables,
             "weights": [weight for facts in stages.values() for weight in facts.weights],
-            "sources": [],
+            "sources": sources_before(run, units),
             "versions": versions(),
             "meaningless": any(facts.meaningless for facts in stages.values()),
         }
@@ -83,6 +84,13 @@ def finish_run(
     return manifest
 
 
+def sources_before(run: RunFolder, units: Units) -> list[dict[str, Any]]:
+    """The runs that a merged run was made of, when tables of it are made anew; a mined run has none."""
+    before = run.read_json(RUN_FILE) if run.has(RUN_FILE) else {}
+    is_same_input = before.get("units", {}).get("input_sha256") == units.input_sha256
+    return before.get("sources", []) if is_same_input else []
+
+
 def noted_parts(manifest: dict[str, Any], stats: Sequence[PartStats]) -> Iterator[NotedPart]:
     """What the next command need not read again; VOCABULARY goes by the parts that it was counted over."""
     for each in stats:
@@ -94,12 +102,15 @@ def noted_parts(manifest: dict[str, Any], stats: Sequence[PartStats]) -> Iterato
         yield NotedPart(part["path"], part["rows"], part["bytes"], part["sha256"], counted_over(stats), None)
 
 
-def remove_unlisted_pairs(run: RunFolder, stages: Collection[str]) -> None:
-    """Removes PAIRS of a run whose nouns or masks were made anew without them: a glob must not find what is stale."""
-    if "match_regions" in stages:
-        return
-    pairs = [name for name in run.names("pairs") if PART_NAME.fullmatch(name)]
-    drops = [name for name in run.names("drops") if (part := PART_NAME.fullmatch(name)) and part[2] == "match_regions"]
+def remove_unlisted(run: RunFolder, stages: Collection[str]) -> None:
+    """Removes what a run does not list any more: a glob must not find what is stale.
+
+    That is PAIRS whose nouns or masks were made anew without them, and the drops of stages that are gone, of the
+    merging too once the merged run's PAIRS are made anew.
+    """
+    gone = set(STAGES) - set(stages)
+    pairs = [name for name in run.names("pairs") if PART_NAME.fullmatch(name)] if "match_regions" in gone else []
+    drops = [name for name in run.names("drops") if (part := PART_NAME.fullmatch(name)) and part[2] in gone]
     for name in [*(f"pairs/{name}" for name in pairs), *(f"drops/{name}" for name in drops)]:
         run.remove(name)
     if pairs:
@@ -183,15 +194,17 @@ def count_distinct(rows: pa.Table, columns: list[str]) -> dict[str, int]:
     return Counter(distinct[columns[0]].to_pylist())
 
 
-def vocabulary_rows(captions: Counter[str], images: Counter[str], pairs: Counter[str]) -> Iterator[dict[str, Any]]:
-    """VOCABULARY rows, the most named noun first."""
+def vocabulary_rows(
+    captions: Counter[str], images: Counter[str], pairs: Counter[str], pairs_kept: Counter[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """VOCABULARY rows, the most named noun first; `pairs_kept` is what a cap left of `pairs`, if there was one."""
     for noun in sorted(captions, key=lambda noun: (-captions[noun], noun)):
         yield {
             "noun": noun,
             "captions": captions[noun],
             "images": images[noun],
             "pairs": pairs[noun],
-            "pairs_kept": pairs[noun],
+            "pairs_kept": (pairs if pairs_kept is None else pairs_kept)[noun],
         }
 
 

@@ -34,9 +34,10 @@ from pipelines.options import (
     require_at_least,
 )
 from pipelines.plain import run_plain
-from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables
+from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables, unheeded_cut
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
+from pipelines.report import report_at_end
 from pipelines.retry_drops import may_pass
 from pipelines.shards import finish_shards, missing_units, record_plan
 from pipelines.summary import ONLY_SCENES, example_pairs, knows_only_scenes, stage_lines, summary
@@ -44,6 +45,7 @@ from pipelines.terminal import escaped
 from pipelines.units import StoredTable
 from pipelines.write_tables import (
     EXAMPLES_FILE,
+    REPORT_FILE,
     RETRY_FILE,
     RUN_FILE,
     SHARDS_FILE,
@@ -115,22 +117,23 @@ def main(argv: Sequence[str]) -> int:
     parser, options, beam_arguments = parse_ours(argv)
     run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
     if options.shard.finish:
+        refuse_beside_finish(options, beam_arguments)
         if run.has(SUCCESS_FILE) and not run.has(SHARDS_FILE):
-            return answer_at_once(run)
-        return report_finished(run, finish_shards(run), options.fetch)
+            return answer_at_once(run, options)
+        return report_finished(run, finish_shards(run), options)
     refuse_resume(run, options.run.resume)
     command = Command(argv[0], options, beam_arguments)
     if is_finished(run, tables, command) and not (options.retry.retry and may_pass(run.read_json(RUN_FILE))):
-        return answer_at_once(run)
+        return answer_at_once(run, options)
     check_beam_arguments(parser, options.run.runner, beam_arguments)
     options = replace(options, run=on_devices(options.run))
     execute_plan = executor(options, beam_arguments)
     plan = plan_run(tables, options)
     if plan.is_shard and not options.retry.retry and is_made(plan):
-        return answer_at_once(run)
+        return answer_at_once(run, options)
     if options.retry.retry:
         refuse_other_options(plan)
-    for line in notices(plan):
+    for line in [*unheeded_cut(plan.units, options.freeze), *notices(plan)]:
         print(line, file=sys.stderr)
     if is_dry_run(beam_arguments):
         execute_plan(plan)
@@ -146,7 +149,18 @@ def main(argv: Sequence[str]) -> int:
         print(f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there")
         return 0
     remember(plan, tables, command)
-    return report_finished(run, plan.run.read_json(RUN_FILE), options.fetch)
+    return report_finished(run, plan.run.read_json(RUN_FILE), options)
+
+
+def refuse_beside_finish(options: MineOptions, beam_arguments: Sequence[str]) -> None:
+    """Refuses options that --finish would not heed.
+
+    Raises:
+        UserError: something beside --output, and how images are fetched for the pictures, was asked for.
+    """
+    run, shard = RunOptions(options.run.output), ShardOptions(finish=True)
+    if beam_arguments or options != MineOptions(run=run, shard=shard, fetch=options.fetch):
+        raise UserError("--finish makes nothing and goes by what the shards made; give it with --output alone")
 
 
 def prepare(plan: Plan, options: MineOptions) -> None:
@@ -158,6 +172,7 @@ def prepare(plan: Plan, options: MineOptions) -> None:
     if plan.is_shard:
         record_plan(plan)
     plan.run.remove(SUCCESS_FILE)
+    plan.run.remove(REPORT_FILE)
     record_fingerprints(plan)
     if options.retry.retry:
         plan.run.write(RETRY_FILE, b"")
@@ -193,11 +208,13 @@ def refuse_resume(run: RunFolder, resume: bool) -> None:
         raise UserError(f"--no-resume: --output {run.url} holds a run already; give a new folder, or --resume to go on")
 
 
-def answer_at_once(run: RunFolder) -> int:
+def answer_at_once(run: RunFolder, options: MineOptions) -> int:
     """Says that a run is finished, and what else it could be asked; returns the exit status it had."""
     manifest = run.read_json(RUN_FILE)
     lines = [*stage_lines(manifest), "", f"run: {run.url} is finished: this command made it; nothing was done"]
     print("\n".join(map(escaped, [*lines, *passing_lines(manifest)])))
+    if options.run.report and not run.has(REPORT_FILE):  # the disk was full, or Beam's service finished the run
+        report_at_end(run, options.fetch)
     return report_empty_stages(manifest)
 
 
@@ -215,11 +232,13 @@ def shard_done(plan: Plan, verb: str) -> str:
     return escaped(f"{made}; when all shards are done: ovseg {verb} --finish --output {plan.run.url}")
 
 
-def report_finished(run: RunFolder, manifest: dict[str, Any], fetch: FetchOptions) -> int:
-    """Draws and prints what a finished run holds; returns the exit status."""
+def report_finished(run: RunFolder, manifest: dict[str, Any], options: MineOptions) -> int:
+    """Writes the report of, draws and prints what a finished run holds; returns the exit status."""
     examples = example_pairs(run, manifest["units"]["count"]) if "pairs" in manifest["tables"] else []
     if examples:
-        run.write(EXAMPLES_FILE, draw_pairs(examples, fetch))
+        run.write(EXAMPLES_FILE, draw_pairs(examples, options.fetch))
+    if options.run.report:
+        report_at_end(run, options.fetch)
     print(summary(run, manifest, examples))
     for line in passing_lines(manifest):
         print(escaped(line))

@@ -7,9 +7,6 @@ element fails alone, not its batch. Where memory runs out a batch is halved, dow
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from ovseg_model import rle
+from ovseg_model.halving import is_out_of_memory, release_memory
 from ovseg_model.proposals import (
     GeneratorSpec,
     ImageInput,
@@ -259,31 +257,15 @@ class LockedScorer:
     def _regions(self, images: Sequence[ImageRegions]) -> list[np.ndarray | EmbeddingError]:
         def embed(part: Sequence[ImageRegions]) -> list[np.ndarray]:
             inputs = [(image.pixels_HW3, image.masks) for image in part]
-            return with_smaller_forwards(self._scorer, lambda scorer: scorer.embed_regions(inputs))
+            return self._scorer.embed_regions(inputs)
 
         return halving(embed, images, EmbeddingError)
 
     def _nouns(self, nouns: Sequence[str]) -> list[np.ndarray | EmbeddingError]:
         def embed(part: Sequence[str]) -> list[np.ndarray]:
-            return with_smaller_forwards(self._scorer, lambda scorer: list(scorer.embed_nouns(part)))
+            return list(self._scorer.embed_nouns(part))
 
         return halving(embed, nouns, EmbeddingError)
-
-
-def with_smaller_forwards(scorer: Scorer, function: Callable[[Scorer], Outcome]) -> Outcome:
-    """`function(scorer)`, and where a GPU's memory runs out with forwards of half as many rows, down to one.
-
-    CLIP pads every forward, so that fewer elements alone would need no less of a GPU's memory. Numbers of smaller
-    forwards may differ in the last digits.
-    """
-    try:
-        return function(scorer)
-    except Exception as problem:
-        smaller = scorer.halved() if is_out_of_memory(problem) and hasattr(scorer, "halved") else None
-        if smaller is None:
-            raise
-    release_memory("its forwards")
-    return with_smaller_forwards(smaller, function)
 
 
 # Errors as values.
@@ -335,21 +317,6 @@ def halving(
         return [error(failure)]
     middle = len(elements) // 2
     return [*halving(function, elements[:middle], error), *halving(function, elements[middle:], error)]
-
-
-def is_out_of_memory(problem: Exception) -> bool:
-    """Whether memory ran out, on a GPU or here; torch's classes are told by name, so that torch need not be there."""
-    names = {each.__name__ for each in type(problem).__mro__}
-    return isinstance(problem, MemoryError) or "OutOfMemoryError" in names or "out of memory" in str(problem).lower()
-
-
-def release_memory(tried: str) -> None:
-    """Gives back what a failed batch held, and says what is halved."""
-    logging.getLogger(__name__).warning("out of memory: %s are halved; smaller batches save the second try", tried)
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def bad_pixels(image: ImageInput | ImageRegions) -> str | None:

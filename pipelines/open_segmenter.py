@@ -20,6 +20,7 @@ from pipelines.options import (
 if TYPE_CHECKING:
     from ovseg_model.class_embeddings import ClassEmbeddings
     from ovseg_model.proposals.soft import ProposalNetwork
+    from ovseg_model.rank_agreement import CropAgreement
     from ovseg_model.region_encoder import MaskEncoder
     from ovseg_model.segment import SegmentOptions
 
@@ -61,6 +62,8 @@ class Models:
     regions: MaskEncoder
     embeddings: ClassEmbeddings
     fingerprint: dict[str, Any]
+    agreement: CropAgreement | None = None
+    """Where masks are read in one pass: what compares it with crops."""
 
     @property
     def meaningless(self) -> bool:
@@ -79,6 +82,7 @@ def open_models(options: ModelOptions, work_folder: str, proposals: bool = True)
     from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
     from ovseg_model.clip import load_clip, resolve_clip, resolve_device
     from ovseg_model.one_pass import OnePassOptions
+    from ovseg_model.rank_agreement import CropAgreement
     from ovseg_model.region_encoder import open_mask_encoder
     from ovseg_model.regions import RegionOptions
 
@@ -91,6 +95,9 @@ def open_models(options: ModelOptions, work_folder: str, proposals: bool = True)
     weights = resolve_clip(options.clip, options.clip_architecture)
     clip = load_clip(weights, device, options.precision, image_batch=options.region_batch)
     regions = open_mask_encoder(clip, options.scorer, options.regions, region_options, one_pass)
+    agreement = None
+    if options.scorer == "one-pass":
+        agreement = CropAgreement(open_mask_encoder(clip, "crops", options.regions, region_options, one_pass))
     fingerprint = {
         "proposals": network_fingerprint,
         "clip": clip.fingerprint(),
@@ -100,7 +107,7 @@ def open_models(options: ModelOptions, work_folder: str, proposals: bool = True)
         **({} if options.regions == "float" else {"regions": options.regions}),
         **({} if options.scorer == "crops" else {"scorer": options.scorer, "one_pass": asdict(one_pass)}),
     }
-    return Models(network, regions, ClassEmbeddings(clip, templates), fingerprint)
+    return Models(network, regions, ClassEmbeddings(clip, templates), fingerprint, agreement)
 
 
 def open_proposals(options: ModelOptions, device: str, work_folder: str) -> tuple[ProposalNetwork, dict[str, Any]]:

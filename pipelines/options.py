@@ -138,6 +138,7 @@ class RunOptions:
         0, "worker processes on this machine, of FnApiRunner and FlinkRunner; 0 works in the launching process"
     )
     engines: str | None = option(None, "folder that `make engines` filled (default: .engines, here or in the project)")
+    report: bool = option(True, "write report.html at the end; `ovseg report RUN` writes it at any time")
     noun_cache: str | None = option(
         None,
         "folder (path or fsspec URL) where vectors of nouns are kept for other runs too; without it workers share them "

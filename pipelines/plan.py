@@ -30,7 +30,7 @@ from pipelines.options import (
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
 from pipelines.safety_flags import resolve_safety
-from pipelines.units import Step, StoredTable, Units, foreign_file, read_units
+from pipelines.units import Step, StoredTable, Units, foreign_file, read_units, unit_count
 from pipelines.write_tables import (
     PART_NAME,
     PLANNED_FILE,
@@ -210,8 +210,19 @@ def stored_tables(run: RunFolder, made: Collection[str]) -> dict[str, Planned]:
     manifest = read_manifest(run)
     if manifest is None or not run.has(SUCCESS_FILE):
         return {}
-    names = [table for table in READS if table in manifest["tables"] and not {table, *READS[table]} & set(made)]
+    # A filtered run has PAIRS that no stage of its own made; nothing can be built on these.
+    there = [table for table in READS if table in manifest["tables"] and STAGES[table] in manifest["stages"]]
+    names = [table for table in there if not {table, *READS[table]} & set(made)]
     return {table: (StoredTable(run, STAGES[table], table), stored_facts(manifest, STAGES[table])) for table in names}
+
+
+def unheeded_cut(units: Units, freeze: FreezeOptions) -> list[str]:
+    """A sentence where a run that was cut into units before, or takes the cut of --masks-from, cannot be cut anew."""
+    wanted = unit_count(units.images, freeze.images_per_unit)
+    if units.scheme != "hash" or freeze.images_per_unit == FreezeOptions().images_per_unit or wanted == units.count:
+        return []
+    cut = f"--images-per-unit {freeze.images_per_unit}: the folder is cut into {units.count:,} units already"
+    return [f"{cut}, and stays so; another --output is cut into {wanted:,}"]
 
 
 def stale_tables(plan: Plan) -> list[str]:

@@ -292,7 +292,7 @@ def open_work(
     if not gives_probabilities(models.network):  # CLIP stands alone, whatever was asked
         options = replace(options, clip_weight=1.0)
     vectors = embed_classes(models.embeddings, classes.names, model_options.synonyms)
-    segmenter = Segmenter(models.network, models.regions, options)
+    segmenter = Segmenter(models.network, models.regions, options, models.agreement)
     made_by = {
         "version": VERSION,
         "classes": classes.names,
@@ -442,4 +442,15 @@ def summary(results: Results, work: Work) -> str:
     lines += [f"  {each['image']}: {each['reason']}, {each['detail']}" for each in results.dropped[:SHOWN_DROPS]]
     if len(results.dropped) > SHOWN_DROPS:
         lines.append(f"  and {len(results.dropped) - SHOWN_DROPS:,} more in {work.folder.path(DROPS_FILE)}")
+    lines += agreement_lines(work) if results.made else []
     return "\n".join(map(escaped, [*lines, *notices(work), f"results: {work.folder.path()}"]))
+
+
+def agreement_lines(work: Work) -> Iterator[str]:
+    """How far one pass agrees with crops, where it read the masks."""
+    from ovseg_model.rank_agreement import agreement_sentence
+
+    if work.segmenter.agreement:
+        yield agreement_sentence(
+            work.segmenter.agreement.counts, "classes", "no image has two masks that CLIP was asked of"
+        )

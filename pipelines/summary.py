@@ -7,6 +7,7 @@ from typing import Any
 
 from ovseg_model.clip import EMBEDDED
 from ovseg_model.rank_agreement import agreement_sentence
+from pipelines.guarded_units import HALVED
 from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
@@ -18,6 +19,8 @@ KEPT_AS = {
     "extract_nouns": "with nouns",
     "propose_masks": "with masks",
     "match_regions": "paired",
+    "merge_runs": "kept",
+    "filter_pairs": "kept",
 }
 """What kept means at each stage."""
 
@@ -25,6 +28,12 @@ ONLY_SCENES = (
     "SCENES: the CLIP that is used ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
     "photographs give --clip ViT-B-16/openai, another of open_clip's, or a checkpoint.",
 )
+
+SMALLER = {
+    "propose_masks": "a smaller batch of the mask generator (its --mask-option)",
+    "match_regions": "a smaller --region-batch",
+}
+"""What spares a stage that runs out of memory."""
 
 EXAMPLES = 5
 
@@ -36,7 +45,7 @@ ROW_CHARS = 200
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
     lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
-    lines += agreement_lines(manifest)
+    lines += [*agreement_lines(manifest), *halved_lines(manifest)]
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
@@ -100,6 +109,17 @@ def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
     facts = manifest["stages"].get("match_regions")
     if facts and "one_pass" in facts["fingerprint"].get("scorer", {}):
         yield agreement_sentence(facts["totals"].get("measured", {}))
+
+
+def halved_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """A line a stage whose models ran out of memory and went on with smaller batches."""
+    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
+        halved = facts["totals"].get("measured", {}).get(HALVED, 0)
+        if halved:
+            yield (
+                f"OUT OF MEMORY: {stage} made {halved:,} batches smaller than asked; last digits of their rows may be "
+                f"others; {SMALLER[stage]} saves the second tries"
+            )
 
 
 def example_pairs(run: RunFolder, units: int) -> list[dict[str, Any]]:

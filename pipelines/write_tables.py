@@ -58,6 +58,7 @@ PLANNED_FILE = ".planned.json"
 
 SUCCESS_FILE = "_SUCCESS"
 EXAMPLES_FILE = "examples.png"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -250,10 +251,19 @@ class RunFolder:
 
 
 def open_run_folder(url: str, option: str = "--output") -> RunFolder:
+    """The run directory at a path or URL that is written to.
+
+    Raises:
+        UserError: no file system of fsspec serves the URL, or no folder can be made there.
+    """
+    return run_folder_at(url, option, writable=True)
+
+
+def run_folder_at(url: str, option: str, writable: bool = False) -> RunFolder:
     """The run directory at a path or URL; a local path is made absolute, since workers have folders of their own.
 
     Raises:
-        UserError: no file system of fsspec serves the URL.
+        UserError: no file system of fsspec serves the URL, or it must be `writable` and no folder can be made there.
     """
     try:
         file_system, path = fsspec.core.url_to_fs(url)
@@ -261,7 +271,8 @@ def open_run_folder(url: str, option: str = "--output") -> RunFolder:
         raise UserError(f"{option} {url}: cannot open this place ({error}); wanted a path or an fsspec URL") from error
     if not isinstance(file_system, LocalFileSystem):
         return RunFolder(url)
-    require_writable_folder(os.path.abspath(path), option)
+    if writable:
+        require_writable_folder(os.path.abspath(path), option)
     return RunFolder(os.path.abspath(path))
 
 

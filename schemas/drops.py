@@ -98,7 +98,15 @@ REASONS: dict[str, Reason] = {**READING, **NOUNS, **IMAGES, **MASKS, **PAIRS, **
 PASSING = tuple(name for name, reason in REASONS.items() if reason.can_pass)
 """The reasons that can pass, of the network, of time or of memory: what `--retry drops` tries again."""
 
-STAGES = ("read_captions", "extract_nouns", "propose_masks", "match_regions", "merge_runs", "filter_pairs")
+STAGES = (
+    "read_captions",
+    "extract_nouns",
+    "propose_masks",
+    "match_regions",
+    "merge_runs",
+    "filter_pairs",
+    "export_pairs",
+)
 """The stages that drop, in the order of the data."""
 
 DROPS = table(

@@ -74,7 +74,7 @@ def write_pairs(path, rows, rows_per_group=None, table=PAIRS):
     return path
 
 
-def write_run(folder, parts):
+def write_run(folder, parts, weights=()):
     """A finished run directory that has PAIRS only: a list of rows a part."""
     listed = []
     for number, rows in enumerate(parts):
@@ -82,16 +82,20 @@ def write_run(folder, parts):
         data = path.read_bytes()
         facts = {"path": f"pairs/{path.name}", "rows": len(rows), "bytes": len(data)}
         listed.append({**facts, "sha256": hashlib.sha256(data).hexdigest()})
-    table = {"version": 1, "rows": sum(map(len, parts)), "parts": listed}
+    table = {"version": PAIRS.version, "rows": sum(map(len, parts)), "parts": listed}
+    images = len({row["image_id"] for rows in parts for row in rows})
+    units = {"scheme": "hash", "count": len(parts), "images": images, "input_sha256": "0" * 64, "options": {}}
+    units |= {"shards": []}
     manifest = {
         "format": RUN_FORMAT,
         "sources": [],
-        "units": {},
+        "units": units,
         "stages": {},
         "tables": {"pairs": table},
-        "weights": [],
+        "weights": list(weights),
         "versions": {},
     }
     (folder / "run.json").write_text(json.dumps({**manifest, "meaningless": False}))
+    (folder / "units.json").write_text(json.dumps(units))
     (folder / "_SUCCESS").write_bytes(b"")
     return folder

@@ -4,12 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
+UNPROMISED = ("timings.json", "report.html")
+
 
 def files_of(run):
     """sha256 of every file of a run that the promise of equal bytes covers, by its path in the run."""
     paths = [path for path in Path(run).rglob("*") if path.is_file()]
     names = {path.relative_to(run).as_posix(): path for path in paths}
-    promised = {name: path for name, path in names.items() if not path.name.startswith(".") and name != "timings.json"}
+    promised = {name: path for name, path in names.items() if not path.name.startswith(".") and name not in UNPROMISED}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(promised.items())}
 
 

@@ -24,7 +24,7 @@ def tries(tmp_path):
 
 def write_marker(tries, work, **facts):
     """A marker as a worker of this machine leaves it that runs no more, but for `facts`."""
-    marker = {**this_worker(), "pid": 2**22 + 1, "began": time.time(), "out_of_memory": False, **facts}
+    marker = {**this_worker(), "pid": 2**22 + 1, "seen": time.time(), "out_of_memory": False, **facts}
     tries.run.write(f"{tries.folder}/{work}.{len(tries.run.names(tries.folder))}.json", json.dumps(marker).encode())
 
 
@@ -67,11 +67,21 @@ def test_a_process_id_that_was_given_again_is_another_worker(tries):
     assert tries.deaths() == {"unit": 1}
 
 
-def test_a_worker_of_another_machine_lives_for_an_hour(tries):
+def test_a_worker_of_another_machine_lives_as_long_as_it_says_so(tries):
     write_marker(tries, "unit", machine="elsewhere")
     assert not tries.deaths()
-    write_marker(tries, "unit", machine="elsewhere", began=time.time() - attempts.FOREIGN_LIFE_S - 1)
+    write_marker(tries, "unit", machine="elsewhere", seen=time.time() - attempts.FOREIGN_LIFE_S - 1)
     assert tries.deaths() == {"unit": 1}
+
+
+def test_a_heart_beats_while_there_is_work_and_brings_no_marker_back(tries, monkeypatch):
+    with tries.attempt("unit"):
+        (name,) = tries.run.names(tries.folder)
+        monkeypatch.setattr(attempts.time, "time", lambda: 2.0**40)
+        attempts.renew_markers()
+        assert tries.run.read_json(f"{tries.folder}/{name}")["seen"] == 2.0**40
+    attempts.renew_markers()
+    assert tries.run.names(tries.folder) == []
 
 
 def test_a_zombie_does_not_run():

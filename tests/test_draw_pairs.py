@@ -7,7 +7,7 @@ from PIL import Image
 
 from ovseg_model import rle
 from ovseg_model.images import FetchOptions
-from pipelines.draw_pairs import BORDER_RGB, LABEL_PX, TILE_PX, border, draw_pairs, tint
+from pipelines.draw_pairs import BORDER_RGB, LABEL_PX, TILE_PX, border, contained, draw_pairs, region_jpeg, tint
 
 MASK = np.zeros((4, 6), bool)
 MASK[:, :3] = True
@@ -50,3 +50,20 @@ def test_a_picture_of_random_weights_says_so(tmp_path):
     Image.new("RGB", (6, 4), "white").save(tmp_path / "a.png")
     pictures = {draw_pairs([pair(tmp_path / "a.png", meaningless)], FetchOptions()) for meaningless in (True, False)}
     assert len(pictures) == 2
+
+
+def test_a_picture_is_scaled_to_a_side_and_a_line_of_pixels_stays_one():
+    assert contained(Image.new("RGB", (640, 480)), 232).size == (232, 174)
+    assert contained(Image.new("RGB", (1, 1000)), 232).size == (1, 232)
+
+
+def test_an_image_one_pixel_high_has_a_tile(tmp_path):
+    Image.new("RGB", (1000, 1), "white").save(tmp_path / "a.png")
+    row = {**pair(tmp_path / "a.png"), "mask": rle.encode_masks(np.ones((1, 1, 1000), bool))[0]}
+    assert Image.open(io.BytesIO(draw_pairs([row], FetchOptions()))).size == (TILE_PX, TILE_PX + LABEL_PX)
+
+
+def test_a_region_is_a_jpeg_of_the_tinted_image():
+    jpeg = Image.open(io.BytesIO(region_jpeg(np.zeros((4, 6, 3), np.uint8), pair("a.png")["mask"], 60)))
+    assert (jpeg.format, jpeg.size) == ("JPEG", (60, 40))
+    assert np.allclose(np.asarray(jpeg)[20, [5, 55]], [[127, 30, 30], [140, 140, 140]], atol=8)

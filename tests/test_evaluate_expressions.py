@@ -12,6 +12,7 @@ from test_referring import IMAGE, REFERENCES, reference, square, write_reasonseg
 from ovseg_model.datasets.referring import ReferringSample
 from ovseg_model.proposals import MaskProposals
 from ovseg_model.proposals.soft import HardProposals
+from ovseg_model.rank_agreement import CropAgreement
 from ovseg_model.rle import encode_masks
 from pipelines import evaluate_expressions
 from pipelines.command_line import main
@@ -74,6 +75,29 @@ def evaluate(benchmark, root, output, *arguments):
 
 def result(folder):
     return json.loads((folder / "result.json").read_text())
+
+
+class OtherAxes(AxisRegions):
+    """The first two masks have changed places."""
+
+    def embed(self, images):
+        return [vectors[[1, 0, 2]] for vectors in super().embed(images)]
+
+
+def test_one_pass_says_how_far_it_agrees_with_crops(tmp_path, monkeypatch):
+    agreement = CropAgreement(OtherAxes())
+    models = Models(HardProposals(ThreeMasks()), AxisRegions(), GivenTexts(), FINGERPRINT, agreement)
+    monkeypatch.setattr(evaluate_expressions, "open_models", lambda options, work_folder: models)
+    assert evaluate("refcoco:testA", write_refer(tmp_path / "data"), tmp_path / "out") == 0
+    # Of ranks 0 1 2 the first two change places: 1 - 6 * 2 / 24; "man in the corner", 1 0 2, becomes 0 1 2: the same.
+    assert json.loads((tmp_path / "out/agreement.json").read_text()) == {
+        "agreement_images": 1,
+        "agreement_nouns": 3,
+        "agreement_top1": 0,
+        "agreement_spearman_millionths": 1_500_000,
+    }
+    sentence = "one pass beside crops, 3 expressions of 1 images: same best mask 0%, rank correlation over masks 0.50"
+    assert result(tmp_path / "out")["protocol"][-1] == sentence
 
 
 def test_the_best_proposal_answers(tmp_path, generator, capsys):

@@ -314,6 +314,21 @@ def test_regions_that_are_no_crops_are_said():
     ]
 
 
+def test_one_pass_says_how_far_it_agrees_with_crops(tmp_path, capsys):
+    words = [*ORACLE, "--scorer", "one-pass", "--output", str(tmp_path)]
+    assert main(words) == 0
+    counts = json.loads((tmp_path / "agreement.json").read_text())
+    assert (counts["agreement_images"], counts["agreement_nouns"]) == (4, 4 * 44)
+    (sentence,) = (line for line in result(tmp_path)["protocol"] if "one pass beside crops" in line)
+    assert sentence.startswith("one pass beside crops, 176 classes of 4 images: same best mask ")
+    assert sentence in capsys.readouterr().out
+    (tmp_path / "result.json").unlink()
+    next((tmp_path / "predictions").iterdir()).unlink()
+    assert main(words) == 0
+    assert sentence in result(tmp_path)["protocol"]
+    assert json.loads((tmp_path / "agreement.json").read_text()) == counts
+
+
 def test_evenly_spaced():
     assert evenly_spaced(list(range(10)), 3) == [0, 3, 6]
     assert evenly_spaced([1, 2], 5) == [1, 2]

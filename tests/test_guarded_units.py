@@ -10,8 +10,9 @@ from fakes import HalvesGenerator
 from run_files import files_of, made_of, manifest_of
 from test_attempts import write_marker
 
+from ovseg_model.halving import fitting_rows
 from pipelines import checkpoints
-from pipelines.guarded_units import WHOLE, attempts_at, forget_attempts, process_guarded, work_of_image
+from pipelines.guarded_units import HALVED, WHOLE, attempts_at, forget_attempts, process_guarded, work_of_image
 from pipelines.mine_pairs import main, parse_ours
 from pipelines.plan import plan_run
 from pipelines.units import make_part
@@ -52,6 +53,28 @@ def test_a_unit_that_killed_its_worker_gives_the_same_bytes_image_by_image(refer
     assert batches == [[f"a/{index:03d}"] for index in range(6)]
     assert files_of(run) == files_of(reference)
     assert not (run / ".unfinished").exists()
+
+
+def test_a_run_says_which_batches_were_halved(reference, shard, tmp_path, fakes, capsys):
+    fitting, propose = fitting_rows(2, "images"), HalvesGenerator.propose
+
+    def narrow(self, images):
+        def work(rows):
+            if rows > 1:
+                raise MemoryError("no room")
+            return propose(self, images)
+
+        return fitting.run(work)
+
+    fakes.setattr(HalvesGenerator, "propose", narrow)
+    run = tmp_path / "run"
+    assert main(fake_mine.arguments(shard, run, 3)) == 0
+    stages = manifest_of(run)["stages"]
+    assert stages["propose_masks"]["totals"]["measured"] == {HALVED: 4}
+    assert "measured" not in stages["match_regions"]["totals"]
+    assert "OUT OF MEMORY: propose_masks made 4 batches smaller than asked" in capsys.readouterr().out
+    rows, others = (ds.dataset(folder / "masks").to_table() for folder in (run, reference))
+    assert rows.equals(others)
 
 
 def recorded(batches, images, generator):

@@ -98,7 +98,7 @@ def test_forwards_of_several_images_give_the_same(clip, monkeypatch):
     images = [(image, [masks]) for image, masks in (scene(), scene(30, 20, seed=1), scene(25, 50, seed=2))]
     one_pass = encoder(clip)
     apart = one_pass.embed(images)
-    monkeypatch.setattr(OnePassEncoder, "_images_per_forward", lambda self: 2)
+    monkeypatch.setattr(OnePassEncoder, "_images_per_forward", lambda self, rows: 2)
     for together, alone in zip(one_pass.embed(images), apart, strict=True):
         assert np.allclose(together, alone, atol=1e-6)
 
@@ -223,3 +223,11 @@ def test_a_tower_with_its_axes_swapped_gives_the_same():
     kept = [torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.5] * 2
     for found, wanted in zip(encode_masks(second, images, kept, 2), encode_masks(first, images, kept, 2), strict=True):
         assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_inputs_made_ahead_give_the_same_bytes(clip):
+    images = [(image, [masks]) for image, masks in (scene(), scene(30, 20, seed=1), scene(25, 50, seed=2))]
+    behind, ahead = (
+        OnePassEncoder(clip, OnePassOptions(), REGIONS, ahead=each).embed(images) for each in (False, True)
+    )
+    assert [each.tobytes() for each in behind] == [each.tobytes() for each in ahead]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_model.rank_agreement import agreement_sentence, best_masks, rank_agreement
+from ovseg_model.rank_agreement import CropAgreement, agreement_sentence, best_masks, rank_agreement
 
 REFERENCE_NM = np.array([[0.9, 0.5, 0.1], [0.1, 0.5, 0.9]])
 
@@ -47,3 +47,38 @@ def test_it_is_said_in_words():
     assert agreement_sentence(counts) == said
     assert ": same best mask 75%, kept by the prefilter 100%, " in agreement_sentence({**counts, "agreement_kept": 8})
     assert "were not compared" in agreement_sentence({})
+
+
+class Crops:
+    """A crop's vector says how bright its mask's pixels are; notes how many masks it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def embed(self, images):
+        ((image_HW3, (masks_NHW,)),) = images
+        self.asked.append(len(masks_NHW))
+        return [np.array([[image_HW3[mask_HW].mean()] for mask_HW in masks_NHW])]
+
+
+def columns(width):
+    """An image that gets brighter to the right, and a mask a column."""
+    image_HW3 = np.broadcast_to(np.arange(width, dtype=np.uint8)[None, :, None], (2, width, 3))
+    return image_HW3, np.broadcast_to(np.eye(width, dtype=bool)[:, None], (width, 2, width))
+
+
+def test_the_first_images_are_compared_with_few_of_their_masks():
+    agreement = CropAgreement(Crops(), left=2)
+    falling = [-np.arange(width, dtype=float)[:, None] for width in (3, 1, 41, 3)]
+    agreement.add([columns(width) for width in (3, 1, 41, 3)], falling, np.array([[1.0], [-1.0]]))
+    # 41 masks: every third. One mask alone says nothing, the last image is one too many; both texts rank in reverse.
+    assert agreement.crops.asked == [3, 14]
+    assert agreement.counts == {
+        "agreement_images": 2,
+        "agreement_nouns": 4,
+        "agreement_top1": 0,
+        "agreement_spearman_millionths": -4_000_000,
+    }
+    sentence = "one pass beside crops, 4 classes of 2 images: same best mask 0%, rank correlation over masks -1.00"
+    assert agreement_sentence(agreement.counts, "classes") == sentence
+    assert agreement_sentence({}, "classes", "nothing") == "one pass and crops were not compared: nothing"

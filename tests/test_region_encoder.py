@@ -119,3 +119,34 @@ def test_a_finetuned_clip_gets_prompts_afterwards(base, tmp_path):
     further = adapt_clip(resolve_clip(path), depth=2)
     assert further.depth == 2
     assert all(torch.equal(a, b) for a, b in zip(model.clip.parameters(), further.clip.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("way", ["float", "exact", "near"])
+def test_regions_cut_ahead_are_the_same_bytes(base, tmp_path, way):
+    _, path = adapted(base, tmp_path, depth=1)
+    clip = load_clip(resolve_clip(path), image_batch=3)
+    (image, masks), (other, more) = images()
+    several = [(image, [masks[:1], masks[1:], masks]), (other, []), (other, [more] * 3)]
+    behind, ahead = (RegionEncoder(clip, OPTIONS, way, ahead=each).embed(several) for each in (False, True))
+    for vectors, again, (_, chunks) in zip(behind, ahead, several, strict=True):
+        assert len(vectors) == sum(map(len, chunks))
+        assert vectors.tobytes() == again.tobytes()
+    cut = RegionEncoder(clip, OPTIONS, way)._inputs
+    every = torch.cat([cut(image, masks)[0] for image, chunks in several for masks in chunks])
+    masks = torch.cat([region_masks(masks, 32, OPTIONS) for _, chunks in several for masks in chunks])
+    assert np.concatenate(ahead).tobytes() == clip.embed_images(every, masks).tobytes()
+
+
+def test_masks_sent_ahead_to_the_device_give_the_same_bytes(base):
+    several = [(image, [masks] * 3) for image, masks in images()]
+    clip = load_clip(base)
+    behind, ahead = (
+        RegionEncoder(clip, OPTIONS, "near", ahead=each)._embed_on_device(several) for each in (False, True)
+    )
+    assert [each.tobytes() for each in behind] == [each.tobytes() for each in ahead]
+
+
+def test_a_bad_mask_is_said_from_the_other_thread_too(base):
+    image, masks = images()[0]
+    with pytest.raises(ValueError, match="wanted"):
+        RegionEncoder(load_clip(base), OPTIONS, ahead=True).embed([(image, [masks, masks[:, :5]])])

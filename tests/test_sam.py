@@ -13,6 +13,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from skimage.measure import label
 from tiny_sam import CHANNELS, SIDE_PX, drawn_image, tiny_sam, write_tiny_sam
 
+from ovseg_model.halving import halved_batches
 from ovseg_model.proposals import sam_everything, sam_weights
 from ovseg_model.proposals.generator import (
     ImageInput,
@@ -168,9 +169,11 @@ def test_forwards_are_halved_where_memory_runs_out(checkpoint, monkeypatch, capl
 
     whole_embed = SamModel.embed
     monkeypatch.setattr(SamModel, "embed", embed)
+    before = halved_batches()
     with caplog.at_level(logging.WARNING):
         [found] = generator.propose([named("landscape")])
     assert asked == [4, 2, 1]
+    assert halved_batches() - before == 1
     assert found.masks == expected[0].masks
     assert [record.message.split(";")[0] for record in caplog.records] == [
         "out of memory: SAM's forwards of 6 points and 4 images are halved",

@@ -49,7 +49,7 @@ def test_the_page_is_what_the_script_computes():
 
 def test_units_and_files_of_a_corpus():
     assert Corpus(10**8).units == 2**20
-    assert Corpus(10**8).files == 8 * 2**20 + 9
+    assert Corpus(10**8).files == 8 * 2**20 + 10
     assert Corpus(10**8, 1024).units == 2**16
 
 

@@ -17,7 +17,7 @@ def captions():
         for key, of_image in texts.items()
         for index, text in enumerate(of_image)
     ]
-    return conform_rows([{**row, "licence": "CC0"} for row in rows], CAPTIONS)
+    return conform_rows([{**row, "licence": "CC0", "safety": None} for row in rows], CAPTIONS)
 
 
 def test_stand_ins_make_rows_that_conform():

@@ -123,7 +123,7 @@ def test_drops_have_a_closed_list_of_reasons():
     with pytest.raises(SchemaError, match="drops, column stage"):
         conform_rows([{**row, "stage": "lunch"}], DROPS)
     assert all(reason.meaning for reason in REASONS.values())
-    assert len(STAGES) == 6
+    assert len(STAGES) == 7
 
 
 def test_full_mask_is_cocos_code():

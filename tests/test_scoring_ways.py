@@ -149,10 +149,6 @@ def test_a_scorer_has_the_ways_of_its_spec(weights, changes):
     if "regions" not in changes:
         assert np.array_equal(scorer.embed_crops([image])[0], wanted)
         assert np.array_equal(scorer.embed_in_one_pass([image])[0], found) == ("scorer" in changes)
-    half = scorer.halved()
-    assert half.clip.image_batch == 4
-    assert np.allclose(half.embed_regions([image])[0], found, atol=1e-5)
-    assert half.halved().halved().clip.image_batch == 1
 
 
 def test_regions_made_on_the_device_are_near_those_made_here(weights, monkeypatch):

@@ -14,6 +14,7 @@ from PIL import Image
 from ovseg_model.label_png import read_label_png
 from ovseg_model.proposals import ProposalError
 from ovseg_model.proposals.soft import HardProposals
+from ovseg_model.rank_agreement import CropAgreement
 from ovseg_model.rle import decode_masks
 from pipelines import segment_images
 from pipelines.command_line import main
@@ -105,6 +106,27 @@ def test_an_image_becomes_a_label_map_an_overlay_and_json(tmp_path, colours, cap
     assert overlay.size[1] > 320
     assert overlay.getpixel((10, 10)) != RED
     assert capsys.readouterr().out == f"segmented 1, kept 0, dropped 0\nresults: {tmp_path / 'out'}\n"
+
+
+class OtherColours(ColourRegions):
+    """Red is seen where blue is, and blue where red."""
+
+    def colours(self, image_HW3, masks_NHW):
+        return super().colours(image_HW3[:, :, ::-1], masks_NHW)
+
+
+def test_one_pass_says_how_far_it_agrees_with_crops(tmp_path, monkeypatch, capsys):
+    agreement = CropAgreement(OtherColours())
+    made_by = {"clip": {"name": "colours"}}
+    models = Models(HardProposals(HalvesGenerator()), ColourRegions(), ColourNames(), made_by, agreement)
+    monkeypatch.setattr(segment_images, "open_models", lambda options, work_folder: models)
+    image, output = write_image(tmp_path / "photo.png"), tmp_path / "out"
+    assert segment(image, "--classes", "sky, ball", "--output", output) == 0
+    sentence = "one pass beside crops, 2 classes of 1 images: same best mask 0%, rank correlation over masks -1.00"
+    assert sentence in capsys.readouterr().out
+    assert labels(output, "photo") == [[1, 1, 1, 0, 0, 0]] * 4
+    assert segment(image, "--classes", "sky, ball", "--output", output) == 0
+    assert "one pass" not in capsys.readouterr().out  # nothing was read anew
 
 
 def test_background_competes_and_is_left_unlabelled(tmp_path, colours):

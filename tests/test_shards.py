@@ -5,6 +5,9 @@ import pytest
 from run_files import files_of
 
 from pipelines.command_line import main
+from pipelines.options import FreezeOptions
+from pipelines.plan import unheeded_cut
+from pipelines.units import Units
 
 
 @pytest.fixture
@@ -55,6 +58,22 @@ def test_finish_says_what_is_missing(mine, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "of 5 parts a table nouns lacks 1 (unit 2); masks lacks 1 (unit 2); pairs lacks 2 (units 2, 3);" in said
     assert not (tmp_path / "run/_SUCCESS").exists()
+
+
+def test_a_cut_that_is_not_heeded_is_said():
+    units = Units("hash", 4, 200, "", {})
+    assert unheeded_cut(units, FreezeOptions()) == []
+    assert unheeded_cut(units, FreezeOptions(images_per_unit=50)) == []
+    (line,) = unheeded_cut(units, FreezeOptions(images_per_unit=10))
+    assert line.startswith("--images-per-unit 10: the folder is cut into 4 units already")
+    assert "is cut into 16" in line
+
+
+def test_finish_takes_no_other_options(tmp_path, capsys):
+    command = ["mine", "--finish", "--output", str(tmp_path / "run")]
+    for more in (["--nouns", "lexicon"], ["--runner", "plain"], ["--shard-count", "3"], ["--dry_run=True"]):
+        assert main([*command, *more]) == 2
+        assert "--finish makes nothing" in capsys.readouterr().err
 
 
 def test_a_shard_with_other_options_is_refused(mine, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from types import SimpleNamespace
 
@@ -39,9 +40,9 @@ def test_the_page_has_table_and_plot(tmp_path):
 def test_a_benchmark_that_fails_or_lacks_data_is_named(tmp_path, monkeypatch):
     commands = []
 
-    def run(command, env, check):
+    def run(command, **options):
         commands.append(command)
-        return SimpleNamespace(returncode=int("benchmarks.one_pass" in command))
+        return SimpleNamespace(returncode=int("benchmarks.one_pass" in command), stdout="")
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(SystemExit, match="nouns was left out") as stop:
@@ -49,3 +50,19 @@ def test_a_benchmark_that_fails_or_lacks_data_is_named(tmp_path, monkeypatch):
     assert "one_pass failed, exit status 1" in str(stop.value)
     assert len(commands) == 4
     assert not (tmp_path / "speed.md").exists()
+
+
+def test_rows_keep_the_order_of_the_page_whichever_is_done_first(tmp_path, monkeypatch):
+    longest = max(speed.BENCHMARKS, key=lambda each: each.minutes)
+    started = []
+
+    def run(command, env, **options):
+        started.append(command[2].removeprefix("benchmarks."))
+        with open(env[results.PLACE], "a") as file:
+            file.write(json.dumps(ROWS[0]._replace(what=started[-1])) + "\n")
+        return SimpleNamespace(returncode=0, stdout="done\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found, problems = speed.run_all(tmp_path, tmp_path, full=False, at_once=1)
+    assert [each.what for each in found] == [each.module for each in speed.BENCHMARKS]
+    assert (started[0], problems) == (longest.module, [])

@@ -44,7 +44,7 @@ def test_a_part_keeps_rows_types_and_footer(run):
     assert run.read_part("masks/part-00000.parquet").equals(rows)
     facts = run.part_facts("masks/part-00000.parquet")
     assert facts.counts == (7, file.size_bytes, file.sha256)
-    assert facts.footer == {"ovseg.table": "masks", "ovseg.table_version": "1", "ovseg.step_hash": "abc"}
+    assert facts.footer == {"ovseg.table": "masks", "ovseg.table_version": str(MASKS.version), "ovseg.step_hash": "abc"}
     assert run.read_footer("masks/part-00000.parquet") == facts.footer
     assert run.read_footer("masks/part-00001.parquet") is None
     assert run.read_columns("masks/part-00000.parquet", ("image_id",)).column_names == ["image_id"]

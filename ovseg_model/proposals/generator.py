@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
+from ovseg_model.halving import is_out_of_memory
 from ovseg_model.proposals.options import OptionValue, closest_of, parse_options
 from ovseg_model.rle import Rle, areas_px, check_rles
 from schemas.errors import UserError
@@ -181,8 +182,7 @@ def _propose_or_split(generator: MaskGenerator, batch: Sequence[ImageInput]) -> 
 
 
 def _is_not_the_image(error: Exception) -> bool:
-    # torch's class is told by its name, so that torch need not be imported here
-    return isinstance(error, (UserError, MemoryError, ImportError)) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, (UserError, ImportError)) or is_out_of_memory(error)
 
 
 def _checked(image: ImageInput, outcome: MaskProposals | ProposalError) -> MaskProposals | ProposalError:

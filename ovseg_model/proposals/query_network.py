@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ovseg_model.clip import first_line, resolve_device
+from ovseg_model.halving import fitting_rows
 from ovseg_model.proposals.generator import ImageInput
 from ovseg_model.proposals.network_input import (
     InputSize,
@@ -109,6 +111,7 @@ class QueryNetwork:
             raise UserError(f"precision: wanted one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.device = resolve_device(device)
         self.name, self.batch_size = name, batch
+        self._fitting = fitting_rows(batch, "the proposal network's batches")
         self.classifier, self.size = classifier, size
         self._mean_std = mean_std
         self._dtype = _DTYPES.get(settled_precision(precision, self.device))
@@ -128,14 +131,21 @@ class QueryNetwork:
         """Returns the queries of images, RGB uint8 (H, W, 3), in order.
 
         Images whose padded sizes are equal share forwards, so that a batch gives what single images give, up to
-        rounding.
+        rounding; fewer do where memory runs out.
         """
         sizes = [resized(image.shape[:2], self.size) for image in images]
         found: dict[int, Queries] = {}
         for group in groups_of_one_size(sizes, self.batch_size):
-            of_group = self._forward([images[at] for at in group], [sizes[at] for at in group])
-            found.update(zip(group, of_group, strict=True))
+            of_group = [images[at] for at in group], [sizes[at] for at in group]
+            queries = self._fitting.run(partial(self._forwards, *of_group))
+            found.update(zip(group, queries, strict=True))
         return [found[position] for position in range(len(images))]
+
+    def _forwards(self, images: Sequence[np.ndarray], sizes: Sequence[Size], batch: int) -> list[Queries]:
+        """Queries of images of one padded size, at most `batch` a forward."""
+        starts = range(0, len(images), batch)
+        parts = [self._forward(images[start : start + batch], sizes[start : start + batch]) for start in starts]
+        return [queries for part in parts for queries in part]
 
     def _forward(self, images: Sequence[np.ndarray], sizes: Sequence[Size]) -> list[Queries]:
         read = [resize_image(image, size) for image, size in zip(images, sizes, strict=True)]

@@ -6,13 +6,11 @@ mask for each box that a detector made.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import gc
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ovseg_model.halving import Fitting
 from ovseg_model.proposals.generator import (
     GeneratorKind,
     ImageInput,
@@ -79,42 +77,23 @@ class SegmentAnything:
         from ovseg_model.proposals.sam_everything import Batches
 
         self._model, self._options, self._boxes = model, options, boxes
-        self._batches: Batches = Batches(options.image_batch, options.points_per_batch)
+        asked = Batches(options.image_batch, options.points_per_batch)
+        self._fitting = Fitting(asked, Batches.halved, "SAM's forwards")
         self.batch_size = options.image_batch
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where none passes, no_annotation where no box is known."""
-        import torch
+        return self._fitting.run(lambda batches: self._propose(images, batches))
 
-        try:
-            return self._propose(images)
-        except torch.OutOfMemoryError:
-            smaller = self.halved()
-            if smaller is None:
-                raise
-        # Outside of the handler, where the traceback no longer holds the failed batch's tensors.
-        release_memory(self._batches)
-        self._batches = smaller._batches
-        return self.propose(images)
-
-    def halved(self) -> SegmentAnything | None:
-        """Return the same generator with half as much a forward; None where a forward is one point of one image."""
-        batches = self._batches.halved()
-        if batches is None:
-            return None
-        other = copy.copy(self)
-        other._batches = batches
-        return other
-
-    def _propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+    def _propose(self, images: Sequence[ImageInput], batches: Batches) -> list[MaskProposals | ProposalError]:
         from ovseg_model.proposals.sam_everything import everything
 
         if self._boxes:
-            return self._in_boxes(images)
-        found = everything(self._model, [image.pixels_HW3 for image in images], self._options, self._batches)
+            return self._in_boxes(images, batches)
+        found = everything(self._model, [image.pixels_HW3 for image in images], self._options, batches)
         return [_proposals(kept, "no mask passes SAM's thresholds") for kept in found]
 
-    def _in_boxes(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
+    def _in_boxes(self, images: Sequence[ImageInput], batches: Batches) -> list[MaskProposals | ProposalError]:
         from ovseg_model.proposals.sam_everything import masks_in_boxes
 
         options, known = self._options, self._boxes.look_up(images)
@@ -125,7 +104,7 @@ class SegmentAnything:
             [known[at] for at in asked],
             options.stability_score_offset,
             options.box_multimask,
-            self._batches,
+            batches,
         )
         of_image = dict(zip(asked, found, strict=True))
         return [
@@ -144,21 +123,6 @@ def _without_boxes(image: ImageInput, is_listed: bool) -> ProposalError:
     if is_listed:
         return ProposalError("no_masks", "the image has no box of sufficient score")
     return ProposalError("no_annotation", f"no box is known of image {image.image_id!r} ({image.image_uri})")
-
-
-def release_memory(batches: Batches) -> None:
-    """Give back what a failed forward held, and say what is halved."""
-    import torch
-
-    logging.getLogger(__name__).warning(
-        "out of memory: SAM's forwards of %d points and %d images are halved; a smaller points_per_batch saves the "
-        "second try",
-        batches.points,
-        batches.images,
-    )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _resolve(options: SamOptions, device: str, work_folder: str) -> Resolution:

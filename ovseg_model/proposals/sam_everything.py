@@ -50,6 +50,9 @@ class Batches(NamedTuple):
     points: int = 64
     """Prompts of one decoder's forward, over all its crops; a CPU takes no more than its caches hold."""
 
+    def __str__(self) -> str:
+        return f"{self.points} points and {self.images} images"
+
     def halved(self) -> Batches | None:
         """Half as much, or None where both are 1."""
         return None if max(self) == 1 else Batches(*(max(1, size // 2) for size in self))

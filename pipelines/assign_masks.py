@@ -1,0 +1,290 @@
+"""One-to-one between the nouns and the masks of an image: mutual best, greedy, or the assignment of largest sum.
+
+A candidate is a row of PAIRS or one of its runner-up masks. A noun that is given a runner-up becomes a row of it.
+Array names end in their axis: N rows, F runner-up masks of all rows, E candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ovseg_model.pair_filter import RowFilter
+from pipelines.match_regions import pair_id
+from pipelines.noun_cap import place_in_group
+from pipelines.selection import Selection, drop_rows, first_failing
+from schemas import PAIRS
+from schemas.table import SCORED_MASK
+
+OWN = -1
+"""The choice that is the row's own mask; others are places in its runner_up_masks."""
+
+ASSIGN_COLUMNS = tuple(name for name in PAIRS.schema.names if name not in ("crop_png", "caption", "hard_negatives"))
+"""What assigning reads and rewrites."""
+
+FROM_CANDIDATE = tuple(SCORED_MASK.field(index).name for index in range(SCORED_MASK.num_fields))
+"""Columns that a row takes over from a runner-up."""
+
+
+class Candidates(NamedTuple):
+    """Masks that nouns can be given, each noun and mask once, by image, then falling cosine, noun and mask.
+
+    row_E: the row it comes from; choice_E: OWN or a place in runner_up_masks; image_E, noun_E, mask_E: numbers that
+    tell images, nouns of an image, and masks of an image apart and sort as they do; all int64. cosine_E: float32.
+    """
+
+    row_E: np.ndarray
+    choice_E: np.ndarray
+    image_E: np.ndarray
+    noun_E: np.ndarray
+    mask_E: np.ndarray
+    cosine_E: np.ndarray
+
+    def take(self, indices: np.ndarray) -> Candidates:
+        """Some of them, in the order of `indices`, or where a bool array says so."""
+        return Candidates(*(array[indices] for array in self))
+
+
+class RunnersUp(NamedTuple):
+    """All runner-up masks of a table: masks (SCORED_MASK, F), their row and place in it, and mask_rank, int64."""
+
+    masks: pa.StructArray
+    row_F: np.ndarray
+    place_F: np.ndarray
+    rank_F: np.ndarray
+
+
+def assign_masks(rows: pa.Table, way: str, row_filter: RowFilter | None = None) -> Selection:
+    """Gives every noun of an image at most one mask, and every mask at most one noun.
+
+    Args:
+        rows: PAIRS, or ASSIGN_COLUMNS of it; the rows of an image stand together.
+        way: mutual, greedy or hungarian (see WAYS).
+        row_filter: a runner-up that does not hold it is no candidate.
+    """
+    runners = runners_up(rows)
+    candidates = candidates_of(rows, runners, row_filter)
+    chosen = candidates.take(WAYS[way](candidates))
+    kept = assigned_rows(rows, runners, chosen)
+    lost_N = np.ones(rows.num_rows, bool)
+    lost_N[chosen.row_E] = False
+    lost = rows.filter(pa.array(lost_N))
+    return Selection(kept, drop_rows(lost, "not_assigned", reasons_of(rows, lost_N, candidates, chosen, way)))
+
+
+# Candidates.
+
+
+def runners_up(rows: pa.Table) -> RunnersUp:
+    """The runner-up masks of all rows, with their ranks among their image's masks for the noun."""
+    lists = rows["runner_up_masks"].combine_chunks()
+    row_F = pc.list_parent_indices(lists).to_numpy()
+    masks = pc.list_flatten(lists)
+    own_N, cosine_F = np.arange(rows.num_rows), masks.field("cosine").to_numpy()
+    # A row and its runners-up have neighbouring ranks; of a row that was assigned before, some are better than it.
+    row = np.concatenate([own_N, row_F])
+    cosine = np.concatenate([rows["cosine"].to_numpy(), cosine_F])
+    index = np.concatenate([rows["mask_index"].to_numpy(), masks.field("mask_index").to_numpy()])
+    order = np.lexsort((index, -cosine, row))
+    place = np.empty(len(order), np.int64)
+    place[order] = place_in_group(row[order])
+    best_N = rows["mask_rank"].to_numpy() - place[: len(own_N)]
+    return RunnersUp(masks, row_F, place_in_group(row_F), best_N[row_F] + place[len(own_N) :])
+
+
+def candidates_of(rows: pa.Table, runners: RunnersUp, row_filter: RowFilter | None) -> Candidates:
+    """Every mask that a noun can be given: its rows', and what of their runners-up holds the condition."""
+    may_F = np.ones(len(runners.row_F), bool)
+    if row_filter and len(may_F):
+        may_F = first_failing(moved_rows(rows, runners, may_F, row_filter.columns), row_filter) < 0
+    row = np.concatenate([np.arange(rows.num_rows), runners.row_F[may_F]])
+    own = np.full(rows.num_rows, OWN)
+    index = np.concatenate([rows["mask_index"].to_numpy(), runners.masks.field("mask_index").to_numpy()[may_F]])
+    image, noun = codes_of(rows["image_id"])[row], codes_of(rows["noun"])[row]
+    every = Candidates(
+        row,
+        np.concatenate([own, runners.place_F[may_F]]),
+        image,
+        image * (noun.max(initial=0) + 1) + noun,
+        image * (int(index.max(initial=0)) + 1) + index,
+        np.concatenate([rows["cosine"].to_numpy(), runners.masks.field("cosine").to_numpy()[may_F]]),
+    )
+    return in_order(each_once(every))
+
+
+def codes_of(texts: pa.ChunkedArray) -> np.ndarray:
+    """A number a text, int64, that sort as the texts do."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    ranks = pc.rank(encoded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
+    return ranks[encoded.indices.to_numpy()]
+
+
+def each_once(candidates: Candidates) -> Candidates:
+    """Each noun and mask once: as a row where it is one, which may have a crop, else of its first row."""
+    is_runner = candidates.choice_E != OWN
+    order = np.lexsort((candidates.row_E, is_runner, candidates.mask_E, candidates.noun_E))
+    pairs = np.stack([candidates.noun_E[order], candidates.mask_E[order]])
+    is_first = np.concatenate([[True], (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)])[: len(order)]
+    return candidates.take(order[is_first])
+
+
+def in_order(candidates: Candidates) -> Candidates:
+    """By image, then falling cosine; ties by noun, then by mask."""
+    keys = (candidates.mask_E, candidates.noun_E, -candidates.cosine_E, candidates.image_E)
+    return candidates.take(np.lexsort(keys))
+
+
+# The choice: candidates in order in, which of them are chosen out, bool (E,).
+
+
+def mutual(candidates: Candidates) -> np.ndarray:
+    """A noun is given its best mask if it is that mask's best noun, else none."""
+    return firsts(candidates.noun_E) & firsts(candidates.mask_E)
+
+
+def greedy(candidates: Candidates) -> np.ndarray:
+    """Candidate after candidate by falling cosine, if neither its noun nor its mask is taken yet."""
+    return image_by_image(candidates, greedy_in_image)
+
+
+def hungarian(candidates: Candidates) -> np.ndarray:
+    """Of the assignments that give the most nouns of an image a mask, the one with the largest sum of cosines."""
+    return image_by_image(candidates, hungarian_in_image)
+
+
+WAYS: dict[str, Callable[[Candidates], np.ndarray]] = {"mutual": mutual, "greedy": greedy, "hungarian": hungarian}
+
+
+def firsts(keys_E: np.ndarray) -> np.ndarray:
+    """Which are the first with their key, bool (E,)."""
+    is_first = np.zeros(len(keys_E), bool)
+    is_first[np.unique(keys_E, return_index=True)[1]] = True
+    return is_first
+
+
+InImage = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""A choice within one image: noun and mask numbers from 0, and cosines, of candidates in order → bool, all (E,)."""
+
+
+def image_by_image(candidates: Candidates, way: InImage) -> np.ndarray:
+    """What a way chooses that takes every noun's best mask where these differ: there it need not be asked."""
+    chosen_E = firsts(candidates.noun_E)
+    starts = np.unique(candidates.image_E, return_index=True)[1]
+    sizes = np.diff(starts, append=len(candidates.image_E))
+    noun_E, mask_E = (numbers_in_image(keys_E, starts, sizes) for keys_E in (candidates.noun_E, candidates.mask_E))
+    conflicts = candidates.image_E[chosen_E][~firsts(candidates.mask_E[chosen_E])]
+    for place in np.flatnonzero(np.isin(candidates.image_E[starts], conflicts)):
+        image = slice(starts[place], starts[place] + sizes[place])
+        chosen_E[image] = way(noun_E[image], mask_E[image], candidates.cosine_E[image])
+    return chosen_E
+
+
+def numbers_in_image(keys_E: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Keys that sort by image as numbers from 0 in each, which sort as they do."""
+    numbers_E = np.unique(keys_E, return_inverse=True)[1]
+    if not len(starts):
+        return numbers_E
+    return numbers_E - np.repeat(np.minimum.reduceat(numbers_E, starts), sizes)
+
+
+def greedy_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
+    """`greedy`, of the candidates of one image."""
+    nouns, masks = set[int](), set[int]()
+    chosen = []
+    for noun, mask in zip(noun_E.tolist(), mask_E.tolist(), strict=True):
+        chosen.append(noun not in nouns and mask not in masks)
+        if chosen[-1]:
+            nouns.add(noun)
+            masks.add(mask)
+    return np.array(chosen, bool)
+
+
+def hungarian_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
+    """`hungarian`, of the candidates of one image."""
+    from scipy.optimize import linear_sum_assignment
+
+    count = int(noun_E.max()) + 1
+    # No gain in cosines, each from -1 to 1, outweighs a noun without a mask.
+    gain_NM = np.full((count, int(mask_E.max()) + 1), -2.0 * count - 2.0)
+    gain_NM[noun_E, mask_E] = cosine_E
+    mask_of_noun = np.full(count, -1)
+    nouns, masks = linear_sum_assignment(gain_NM, maximize=True)
+    mask_of_noun[nouns] = masks
+    return mask_of_noun[noun_E] == mask_E
+
+
+# Rows.
+
+
+def assigned_rows(rows: pa.Table, runners: RunnersUp, chosen: Candidates) -> pa.Table:
+    """The rows that were given a mask, as rows of that mask, in PAIRS' order; images stay in theirs."""
+    choice_N = np.full(rows.num_rows, OWN)
+    choice_N[chosen.row_E] = chosen.choice_E
+    moves_F = choice_N[runners.row_F] == runners.place_F
+    stay = np.sort(chosen.row_E[chosen.choice_E == OWN])
+    if not moves_F.any():
+        return rows.take(pa.array(stay))
+    moved = moved_rows(rows, runners, moves_F, rows.column_names)
+    place = rows.column_names.index("runner_up_masks")
+    moved = moved.set_column(place, rows.schema.field(place), other_masks(rows, runners, moves_F))
+    both = pa.concat_tables([rows.take(pa.array(stay)), moved])
+    image_N = rows["image_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    place_of = np.concatenate([stay, runners.row_F[moves_F]])
+    by_name = [both[name].to_numpy() for name in ("mask_rank", "start_char", "caption_index")]
+    return both.take(pa.array(np.lexsort((place_of, *by_name, image_N[place_of]))))
+
+
+def moved_rows(rows: pa.Table, runners: RunnersUp, which_F: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the rows that some runners-up (bool, F) would be, but for runner_up_masks, which stay."""
+    which, row = pa.array(np.flatnonzero(which_F)), pa.array(runners.row_F[which_F])
+    made = {name: runners.masks.field(name).take(which) for name in columns if name in FROM_CANDIDATE}
+    if "mask_rank" in columns:
+        made["mask_rank"] = pa.array(runners.rank_F[which_F], pa.int32())
+    if "pair_id" in columns:
+        made["pair_id"] = new_pair_ids(rows, row, runners.masks.field("mask").take(which))
+    if "crop_png" in columns:
+        made["crop_png"] = pa.nulls(len(which), pa.binary())  # the stored crop is of the other mask
+    arrays = [made[name] if name in made else rows[name].take(row) for name in columns]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([rows.schema.field(name) for name in columns]))
+
+
+def new_pair_ids(rows: pa.Table, row: pa.Array, masks: pa.StructArray) -> pa.Array:
+    """pair_id of each mask (RLE) beside the noun of its row."""
+    hashes, nouns = (rows[name].take(row).to_pylist() for name in ("image_sha256", "noun"))
+    each = zip(hashes, masks.to_pylist(), nouns, strict=True)
+    return pa.array([pair_id(image_sha256, mask, noun) for image_sha256, mask, noun in each], pa.string())
+
+
+def other_masks(rows: pa.Table, runners: RunnersUp, which_F: np.ndarray) -> pa.Array:
+    """runner_up_masks of rows that move: the mask they had and the other runners-up, best first."""
+    moving = runners.row_F[which_F]
+    own = pa.StructArray.from_arrays(
+        [rows[name].combine_chunks().take(pa.array(moving)) for name in FROM_CANDIDATE], fields=list(SCORED_MASK)
+    )
+    others = np.flatnonzero(np.isin(runners.row_F, moving) & ~which_F)
+    every = pa.concat_arrays([own, runners.masks.take(pa.array(others))])
+    row = np.concatenate([moving, runners.row_F[others]])
+    order = np.lexsort((every.field("mask_index").to_numpy(), -every.field("cosine").to_numpy(), row))
+    sizes = np.bincount(np.searchsorted(moving, row), minlength=len(moving))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32())
+    type_ = PAIRS.schema.field("runner_up_masks").type
+    return pa.ListArray.from_arrays(offsets, every.take(pa.array(order)), type=type_)
+
+
+def reasons_of(rows: pa.Table, lost_N: np.ndarray, every: Candidates, chosen: Candidates, way: str) -> pa.Array:
+    """For each row that lost its noun's mask, in words, which noun has it now, if any."""
+    own = every.choice_E == OWN
+    mask_N = np.full(rows.num_rows, -1)
+    mask_N[every.row_E[own]] = every.mask_E[own]
+    by_mask = np.argsort(chosen.mask_E)
+    masks, owners = chosen.mask_E[by_mask], chosen.row_E[by_mask]
+    lost = mask_N[lost_N]
+    place = np.minimum(np.searchsorted(masks, lost), max(0, len(masks) - 1))
+    has_owner = masks[place] == lost if len(masks) else np.zeros(len(lost), bool)
+    nouns = rows["noun"].combine_chunks().take(pa.array(owners[place] if len(masks) else lost[:0]))
+    got = pc.binary_join_element_wise(f"--assign {way}: its mask went to", nouns, " ")
+    return pc.if_else(pa.array(has_owner), got, f"--assign {way}: its mask went to no noun") if len(lost) else got

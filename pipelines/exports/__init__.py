@@ -1,0 +1,1 @@
+"""The formats that `ovseg export` writes PAIRS in, one a module, and what they share."""

@@ -1,0 +1,335 @@
+"""`ovseg filter`: PAIRS of a finished run selected again, as a run of their own.
+
+In this order: a condition, images and masks that are there twice, one-to-one between nouns and masks, and a cap a noun.
+No image is read and no model runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ovseg_model.pair_filter import RowFilter, parse_filter
+from pipelines.derived_run import (
+    DROPS_ORDER,
+    DerivedPart,
+    DerivedStage,
+    Source,
+    finish_derived_run,
+    input_sha256,
+    is_finished,
+    open_derived_run,
+    open_source,
+    read_source_columns,
+    totals_of,
+    unit_parts,
+    write_checked_part,
+    write_derived_part,
+)
+from pipelines.draw_vocabulary import VOCABULARY_PLOT, draw_pairs_per_noun
+from pipelines.near_duplicates import (
+    IMAGE_COLUMNS,
+    MASK_COLUMNS,
+    MOST_BITS,
+    duplicate_images,
+    select_images,
+    select_masks,
+)
+from pipelines.noun_cap import CAP_COLUMNS, CAP_WAYS, NounCap
+from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
+from pipelines.selection import STAGE, Select, Selection, select, select_where, split_rows
+from pipelines.summary import stage_lines
+from pipelines.terminal import escaped
+from pipelines.units import StepTotals, Units, drops_name, part_name, sum_totals
+from pipelines.versions import versions_of
+from pipelines.vocabulary_counts import NounCounts, filtered_vocabulary
+from pipelines.write_tables import RUN_FILE, RunFolder
+from schemas import DROPS, PAIRS, SchemaError, UserError, conform
+
+VERSION = 1
+
+ROWS_PER_GROUP = 8192
+BYTES_PER_GROUP = 1 << 26
+"""What units that are selected from together hold, about; 64 MB, which rows with crops reach first."""
+
+ASSIGN_WAYS = ("none", "mutual", "greedy", "hungarian")
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """What is kept of a run's PAIRS."""
+
+    output: str = option("", "run directory for what is kept: a path or fsspec URL")
+    where: str | None = option(None, "condition over the columns of PAIRS, such as 'margin > 0.02 and not abstract'")
+    near_duplicate_images: int | None = option(
+        None,
+        "most bits, 0 to 16, in which image_phash of two images may differ for them to be one, of which one stays; "
+        "without it every image is its own",
+    )
+    near_duplicate_masks: float | None = option(
+        None,
+        "least IoU of two masks of one lemma in an image for them to be one, of which the better stays; without it "
+        "every mask is its own",
+    )
+    assign: str = option(
+        "none",
+        "one noun a mask and one mask a noun: mutual (best of each other), greedy (by falling cosine) or hungarian "
+        "(largest sum of cosines); none leaves them as they are",
+        choices=ASSIGN_WAYS,
+    )
+    cap: int | None = option(None, "most pairs of one noun in the whole run; without it there may be any number")
+    cap_by: str = option(
+        "cosine", "which pairs the cap keeps: cosine (the best) or hash (those of lowest pair_id)", choices=CAP_WAYS
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Filters a run and prints what was kept; `argv` begins with the verb.
+
+    Raises:
+        UserError: an option is not as wanted, the run is none, or --output holds something else.
+    """
+    parser = SentenceParser("ovseg filter", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="finished run whose PAIRS are selected: a path or fsspec URL"
+    )
+    add_options(parser, FilterOptions)
+    given = parser.parse_args(argv[1:])
+    options = read_options(given, FilterOptions)
+    if given.run is None:
+        raise UserError("RUN is missing; give the folder of a finished run, as in ovseg filter RUN --cap 1000")
+    row_filter = check_options(options)
+    source, facts = open_source(given.run), fingerprint(options)
+    run = open_derived_run(options.output, [source], derived_units(source), STAGE, facts)
+    if is_finished(run, [source], STAGE, facts):
+        manifest = run.read_json(RUN_FILE)
+    else:
+        manifest = filter_run(source, run, options, row_filter)
+    print(report(run, manifest))
+    return 0
+
+
+def check_options(options: FilterOptions) -> RowFilter | None:
+    """The condition of --where, if there is one.
+
+    Raises:
+        UserError: nothing is selected by, a number is out of its range, or the condition is none.
+    """
+    if options == FilterOptions(output=options.output, cap_by=options.cap_by):
+        raise UserError(
+            "nothing to select by; give --where, --near-duplicate-images, --near-duplicate-masks, --assign or --cap"
+        )
+    bits, iou = options.near_duplicate_images, options.near_duplicate_masks
+    if bits is not None and not 0 <= bits <= MOST_BITS:
+        raise UserError(f"--near-duplicate-images: wanted 0 to {MOST_BITS} bits, got {bits}")
+    if iou is not None and not 0 < iou <= 1:
+        raise UserError(f"--near-duplicate-masks: wanted an IoU above 0 and up to 1, got {iou}")
+    if options.cap is not None:
+        require_at_least("cap", options.cap, 1)
+    return parse_filter(options.where, PAIRS) if options.where is not None else None
+
+
+def fingerprint(options: FilterOptions) -> dict[str, Any]:
+    """All that decides the rows beside the source."""
+    versions = versions_of("numpy", "pyarrow", "pycocotools", "scipy")
+    return {"version": VERSION, **chosen(options), "versions": versions}
+
+
+def chosen(options: FilterOptions) -> dict[str, Any]:
+    """The options but for the place."""
+    return {name: value for name, value in asdict(options).items() if name != "output"}
+
+
+def filter_run(source: Source, run: RunFolder, options: FilterOptions, row_filter: RowFilter | None) -> dict[str, Any]:
+    """Selects unit by unit and writes the new run, begun by `open_derived_run`; returns its manifest."""
+    started = time.monotonic()
+    ways = ways_of(source, options, row_filter)
+    counts = NounCounts(with_captions="vocabulary" not in source.tables)
+    parts, totals = list[DerivedPart](), list[StepTotals]()
+    for group, selected, selection in filtered_groups(source, ways, options):
+        counts.add(group.rows, selected, selection.kept)
+        for unit, rows, kept, dropped in group.by_unit(checked(selection)):
+            parts.append(write_checked_part(run, part_name("pairs", unit), kept, {}))
+            parts.append(write_checked_part(run, drops_name(STAGE, unit), dropped, {}))
+            totals.append(totals_of(rows, kept.num_rows, dropped["reason"]))
+    parts.append(write_derived_part(run, "vocabulary", 0, filtered_vocabulary(source, counts)))
+    run.write(VOCABULARY_PLOT, draw_pairs_per_noun({"before": counts.read, "after": counts.kept}))
+    nouns = {"nouns_read": len(counts.read), "nouns_kept": len(counts.kept)}
+    whole = sum_totals(totals)._replace(measured=nouns)
+    spent = len(totals), time.monotonic() - started
+    stage = DerivedStage("pairs", chosen(options), fingerprint(options), whole, *spent)
+    return finish_derived_run(run, derived_units(source), [source], {STAGE: stage}, parts)
+
+
+def derived_units(source: Source) -> Units:
+    """The source's own cut: part n is made of part n."""
+    return replace(source.units, input_sha256=input_sha256([source]))
+
+
+def report(run: RunFolder, manifest: dict[str, Any]) -> str:
+    """What is printed: pairs by reason, nouns, and where the run is."""
+    nouns = manifest["stages"][STAGE]["totals"]["measured"]
+    lines = [
+        *stage_lines(manifest),
+        "",
+        f"nouns with pairs: {nouns['nouns_read']:,} before, {nouns['nouns_kept']:,} after",
+    ]
+    if not manifest["tables"]["pairs"]["rows"]:
+        lines.append("NOTHING was kept: no pair is left to train on")
+    lines += [f"pairs per noun by rank: {run.path(VOCABULARY_PLOT)}", f"run: {run.url}"]
+    return "\n".join(map(escaped, lines))
+
+
+# Selecting.
+
+
+def ways_of(source: Source, options: FilterOptions, row_filter: RowFilter | None) -> list[Select]:
+    """What is done to each unit's rows before the cap; near-duplicate images are looked for now, over the whole run."""
+    ways: list[Select] = []
+    if row_filter:
+        ways.append(partial(select_where, row_filter=row_filter))
+    if options.near_duplicate_images is not None:
+        images = images_that_pass(source, row_filter)
+        ways.append(partial(select_images, twins=duplicate_images(images, options.near_duplicate_images)))
+    if options.near_duplicate_masks is not None:
+        ways.append(partial(select_masks, least_iou=options.near_duplicate_masks))
+    if options.assign != "none":
+        from pipelines.assign_masks import assign_masks
+
+        ways.append(partial(assign_masks, way=options.assign, row_filter=row_filter))
+    return ways
+
+
+def images_that_pass(source: Source, row_filter: RowFilter | None) -> pa.Table:
+    """Every image with a pair for which the condition holds, as IMAGE_COLUMNS; some 150 bytes an image."""
+    columns, images = columns_of(row_filter, (*IMAGE_COLUMNS, "pair_id")), []
+    for group in groups_of_units(source, partial(read_source_columns, source, columns=columns)):
+        kept = select_where(group.rows, row_filter).kept if row_filter else group.rows
+        images.append(kept.select(IMAGE_COLUMNS).group_by(list(IMAGE_COLUMNS)).aggregate([]))
+    return pa.concat_tables(images)
+
+
+def columns_of(row_filter: RowFilter | None, others: Iterable[str]) -> list[str]:
+    """Columns of PAIRS, in its order: those of a condition and others."""
+    wanted = {*others, *(row_filter.columns if row_filter else ())}
+    return [name for name in PAIRS.schema.names if name in wanted]
+
+
+class Group(NamedTuple):
+    """Units that are selected from together, since most of the work is by call and not by row: numbers, and rows."""
+
+    units: list[int]
+    parts: list[pa.Table]
+
+    @property
+    def rows(self) -> pa.Table:
+        """The rows of all its units."""
+        return pa.concat_tables(self.parts)
+
+    def by_unit(self, selection: Selection) -> Iterator[tuple[int, int, pa.Table, pa.Table]]:
+        """What came of each unit: its number, the rows it had, those kept, and its drops; each in their order."""
+        images = [part["image_id"].unique() for part in self.parts]
+        unit_of = np.repeat(np.arange(len(images)), [len(each) for each in images])
+        kept, dropped = (cut(rows, pa.concat_arrays(images), unit_of, len(images)) for rows in selection)
+        yield from zip(self.units, [part.num_rows for part in self.parts], kept, dropped, strict=True)
+
+
+def cut(rows: pa.Table, images: pa.Array, unit_of: np.ndarray, units: int) -> list[pa.Table]:
+    """Rows of a group (with image_id) by unit: of image i of `images` it is number unit_of[i], of `units`."""
+    unit_N = unit_of[pc.index_in(rows["image_id"], images).to_numpy()]
+    ends = np.cumsum(np.bincount(unit_N, minlength=units))
+    ordered = rows.take(pa.array(np.argsort(unit_N, kind="stable")))
+    return [ordered.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def checked(selection: Selection) -> Selection:
+    """A selection whose rows keep their tables' contracts, and whose drops are in DROPS' order."""
+    return Selection(conform(selection.kept, PAIRS), conform(selection.dropped.sort_by(DROPS_ORDER), DROPS))
+
+
+def groups_of_units(source: Source, read: Callable[[str], pa.Table]) -> Iterator[Group]:
+    """All units, in groups of ROWS_PER_GROUP rows or BYTES_PER_GROUP bytes, or a little more."""
+    group, room, rows_left = Group([], []), BYTES_PER_GROUP, ROWS_PER_GROUP
+    for unit, name in unit_parts(source.parts("pairs")):
+        part = read(name)
+        group.units.append(unit)
+        group.parts.append(part)
+        room, rows_left = room - part.nbytes, rows_left - part.num_rows
+        if room <= 0 or rows_left <= 0:
+            yield group
+            group, room, rows_left = Group([], []), BYTES_PER_GROUP, ROWS_PER_GROUP
+    if group.units:
+        yield group
+
+
+class FilteredGroup(NamedTuple):
+    """A group, its rows that are selected before the cap, and what came of all."""
+
+    group: Group
+    selected: pa.Table
+    selection: Selection
+
+
+def filtered_groups(source: Source, ways: Sequence[Select], options: FilterOptions) -> Iterator[FilteredGroup]:
+    """Every unit, a group in memory at a time."""
+    within_cap = rows_within_cap(source, ways, options)
+    seen = 0
+    for group in groups_of_units(source, partial(read_source_columns, source, columns=PAIRS.schema.names)):
+        selection = select(checked_rows(source, group), ways)
+        selected = selection.kept
+        if within_cap is not None:
+            selection = capped(selection, within_cap[seen : seen + selected.num_rows], options)
+        seen += selected.num_rows
+        yield FilteredGroup(group, selected, selection)
+
+
+def checked_rows(source: Source, group: Group) -> pa.Table:
+    """The rows of a group, checked.
+
+    Raises:
+        UserError: they break the contract of PAIRS.
+    """
+    try:
+        return conform(group.rows, PAIRS)
+    except SchemaError as error:
+        units = f"{group.units[0]} to {group.units[-1]}"
+        raise UserError(f"RUN {source.run.url}: {error} (counted over units {units}); mine them again") from error
+
+
+def rows_within_cap(source: Source, ways: Sequence[Select], options: FilterOptions) -> np.ndarray | None:
+    """Which of the rows that the other ways keep are within the cap, bool, in their order; None where there is none.
+
+    Reads and selects everything once, before anything is written.
+    """
+    if options.cap is None:
+        return None
+    cap = NounCap(options.cap, options.cap_by)
+    for group in groups_of_units(source, partial(read_source_columns, source, columns=columns_before_cap(options))):
+        cap.see(select(group.rows, ways).kept)
+    return cap.kept_rows()
+
+
+def columns_before_cap(options: FilterOptions) -> list[str]:
+    """The columns of PAIRS that the ways before the cap, and the cap, read."""
+    wanted = {"image_id", *CAP_COLUMNS}
+    if options.near_duplicate_masks is not None:
+        wanted.update(MASK_COLUMNS)
+    if options.assign != "none":
+        from pipelines.assign_masks import ASSIGN_COLUMNS
+
+        wanted.update(ASSIGN_COLUMNS)
+    return columns_of(parse_filter(options.where, PAIRS) if options.where else None, wanted)
+
+
+def capped(selection: Selection, keep_N: np.ndarray, options: FilterOptions) -> Selection:
+    """A unit's selection with the rows dropped that are not within the cap."""
+    words = f"--cap {options.cap} keeps others of its noun, by {options.cap_by}"
+    kept, dropped = split_rows(selection.kept, keep_N, "over_noun_cap", words)
+    return Selection(kept, pa.concat_tables([selection.dropped, dropped]))

@@ -1,0 +1,91 @@
+"""`ovseg report`: a finished run as one page, report.html: what it read, kept and dropped, looks like and ran with.
+
+Every run writes it at its end. It is one file, needs no server and no network, and can be read on a phone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ovseg_model.fetch_options import FetchOptions
+from pipelines.options import SentenceParser, add_options, option, read_options
+from pipelines.terminal import escaped
+from pipelines.write_tables import REPORT_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from schemas import UserError
+from schemas.run import check_run
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where the page is written."""
+
+    output: str | None = option(None, "file for the page: a path or fsspec URL; without it report.html in the run")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the report of a finished run and prints where it is; `argv` begins with the verb.
+
+    Raises:
+        UserError: there is no finished run, or a part of it is missing or damaged.
+    """
+    parser = SentenceParser("ovseg report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", nargs="?", default="", help="finished run: a path or fsspec URL")
+    for group in (ReportOptions, FetchOptions):
+        add_options(parser, group)
+    namespace = parser.parse_intermixed_args(argv[1:])
+    run, output = open_finished(namespace.run), read_options(namespace, ReportOptions).output
+    folder, name = page_place(output) if output else (run, REPORT_FILE)
+    folder.write(name, make_report(run, read_options(namespace, FetchOptions)))
+    print(escaped(f"report: {folder.path(name)}"))
+    return 0
+
+
+def page_place(output: str) -> tuple[RunFolder, str]:
+    """Folder and name of the file that --output names; raises UserError where it names none."""
+    folder, name = os.path.split(output)
+    if not name:
+        raise UserError(f"--output {output}: names a folder; give a file, such as {output}{REPORT_FILE}")
+    return open_run_folder(folder or "."), name
+
+
+def open_finished(url: str) -> RunFolder:
+    """A finished run by its path or URL.
+
+    Raises:
+        UserError: there is none, or one of another release.
+    """
+    if not url:
+        raise UserError("RUN is missing; give the directory of a finished run")
+    run = open_run_folder(url, "RUN")
+    if not run.has(SUCCESS_FILE) or not run.has(RUN_FILE):
+        raise UserError(f"RUN {url}: there is no finished run; mine it first with ovseg mine --output {url}")
+    try:
+        check_run(run.read_json(RUN_FILE))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"RUN {url}: run.json is not one of this release ({error}); mine the run again") from error
+    return run
+
+
+def make_report(run: RunFolder, fetch: FetchOptions) -> bytes:
+    """The page of a finished run; `fetch` says how the images of its regions are read again.
+
+    Raises:
+        UserError: a part is missing or damaged.
+    """
+    from pipelines.report_facts import read_facts
+    from pipelines.report_page import report_page
+
+    return report_page(read_facts(run, fetch)).encode()
+
+
+def report_at_end(run: RunFolder, fetch: FetchOptions) -> None:
+    """Writes report.html at the end of a run, which a report that cannot be made does not fail: a sentence says why."""
+    try:
+        run.write(REPORT_FILE, make_report(run, fetch))
+    except Exception as error:  # the run is finished, whatever the report met in it
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        words = f"{REPORT_FILE} was not made ({problem}); the run is whole, and ovseg report {run.url} makes it"
+        print(escaped(words), file=sys.stderr)

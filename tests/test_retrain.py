@@ -1,0 +1,110 @@
+"""A corpus in, a finetuned CLIP with its accuracy before and after out, by three commands that stand alone."""
+
+import json
+
+import pytest
+
+from pipelines.retrain import RetrainOptions as Options
+from pipelines.retrain import main, stages, words
+from schemas import UserError
+
+ARGUMENTS = ["retrain", "--captions", "new.json", "--eval-set", "scenes", "--init", "a.pt"]
+
+
+class Verbs:
+    """Stands in for `ovseg`: notes what runs, and writes what the page is made of."""
+
+    def __init__(self, root, fails_at=None):
+        self.root, self.fails_at, self.ran = root, fails_at, []
+
+    def __call__(self, argv):
+        self.ran.append(argv[0])
+        if argv[0] == self.fails_at:
+            return 1
+        folder = self.root / {"mine": "mined", "filter": "selected", "finetune": "adapted"}[argv[0]]
+        folder.mkdir(parents=True, exist_ok=True)
+        totals = {"read": 1200, "kept": 1000, "dropped": {"no_nouns": 200}}
+        stage = {"mine": "extract_nouns", "filter": "filter_pairs"}.get(argv[0])
+        if stage:
+            manifest = {"stages": {stage: {"counts": "captions", "totals": totals}}}
+            (folder / "run.json").write_text(json.dumps(manifest))
+        else:
+            rows = [{"step": 0, "region_top1": 0.5}, {"step": 5, "region_top1": 0.625}]
+            (folder / "result.json").write_text(json.dumps({"accuracy": rows}))
+        return 0
+
+
+def test_each_stage_is_a_command_of_its_own():
+    options = Options(
+        captions=("a.json", "b.json"),
+        masks_from="old run",
+        init="round1.safetensors",
+        output="out",
+        cap=100,
+        eval_set="scenes",
+        mine="--nouns lexicon",
+        finetune='--where "x y" --epochs 1',
+    )
+    mine, select, finetune = (stage.argv for stage in stages(options))
+    assert mine == [
+        *("mine", "--captions", "a.json", "b.json", "--masks-from", "old run", "--clip", "round1.safetensors"),
+        *("--output", "out/mined", "--nouns", "lexicon"),
+    ]
+    assert select == [
+        *("filter", "out/mined", "--where", "not abstract and not generic", "--cap", "100"),
+        *("--output", "out/selected"),
+    ]
+    assert finetune == [
+        *("finetune", "--pairs", "out/selected", "--clip", "round1.safetensors", "--output", "out/adapted"),
+        *("--eval-set", "scenes", "--eval-images", "500", "--where", "x y", "--epochs", "1"),
+    ]
+    assert stages(options)[0].text().startswith("ovseg mine --captions a.json b.json --masks-from 'old run'")
+
+
+def test_another_clip_may_match_than_the_one_that_is_adapted():
+    options = Options(captions=("a",), init="a.pt", clip="b.pt", output="out", eval_set="none")
+    mine, _, finetune = (stage.argv for stage in stages(options))
+    assert mine[mine.index("--clip") + 1] == "b.pt"
+    assert finetune[finetune.index("--clip") + 1] == "a.pt"
+    assert "--eval-set" not in finetune
+
+
+def test_the_page_shows_commands_yields_and_accuracies(tmp_path, capsys):
+    verbs = Verbs(tmp_path)
+    assert main([*ARGUMENTS, "--output", str(tmp_path)], verbs) == 0
+    assert verbs.ran == ["mine", "filter", "finetune"]
+    page = (tmp_path / "retrained.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| region_top1 | 0.500 | 0.625 | +0.125 |" in page
+    assert "| mined | extract_nouns | 1,200 | 1,000 | captions |" in page
+    assert f"ovseg filter {tmp_path}/mined --where 'not abstract and not generic'" in page
+
+
+def test_a_stage_that_fails_stops_the_others(tmp_path):
+    verbs = Verbs(tmp_path, fails_at="filter")
+    with pytest.raises(UserError, match="stopped at 2 of 3, exit status 1: ovseg filter"):
+        main([*ARGUMENTS, "--output", str(tmp_path)], verbs)
+    assert verbs.ran == ["mine", "filter"]
+    assert not (tmp_path / "retrained.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--output", "x"], "--captions is missing"),
+        (["--captions", "a"], "--output is missing: wanted a local folder"),
+        (["--captions", "a", "--output", "s3://b/c"], "--output s3://b/c: wanted a local folder"),
+        (["--captions", "a", "--output", "x"], "--eval-set is missing: .* or none"),
+        (["--captions", "a", "--output", "x", "--eval-set", "none", "--cap", "-1"], "--cap: wanted 0 or more, got -1"),
+    ],
+)
+def test_what_is_missing_is_said_before_any_work(arguments, sentence, tmp_path):
+    verbs = Verbs(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        main(["retrain", *arguments], verbs)
+    assert not verbs.ran
+
+
+def test_an_open_quote_is_a_sentence():
+    with pytest.raises(UserError, match="--mine '--nouns \"x': no closing quotation; wanted options as they are typed"):
+        words("mine", '--nouns "x')
