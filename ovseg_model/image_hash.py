@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -16,3 +18,13 @@ def perceptual_hash(pixels_HW3: np.ndarray) -> str:
     import imagehash
 
     return str(imagehash.phash(Image.fromarray(pixels_HW3)))
+
+
+def hash_values(phashes: Sequence[str]) -> np.ndarray:
+    """Perceptual hashes as numbers: uint64 (N,)."""
+    return np.array([int(phash, 16) for phash in phashes], np.uint64)
+
+
+def bits_apart(values_N: np.ndarray, value: np.uint64) -> np.ndarray:
+    """In how many of 64 bits each of the hashes, uint64 (N,), differs from one: uint8 (N,)."""
+    return np.bitwise_count(values_N ^ value)

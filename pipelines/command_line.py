@@ -38,6 +38,7 @@ VERBS = {
     "report": Verb("pipelines.report", "a finished run as one page: report.html, which every run writes at its end"),
     "draw-scenes": Verb("pipelines.draw_scenes", "draw captioned scenes with their truth, to try everything on"),
     "audit": Verb("pipelines.audit_pairs", "PAIRS against human labels: precision, recall, calibration"),
+    "hash": Verb("pipelines.hash_images", "images of an evaluation set in, hash list out, to keep them out of a run"),
     "judge": Verb("pipelines.judge_pairs", "PAIRS of drawn scenes against their truth"),
 }
 

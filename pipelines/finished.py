@@ -118,6 +118,8 @@ def decisive_places(plan: Plan) -> list[str] | None:
     for step in plan.steps:
         if isinstance(step, ProposeMasks) and step.generator and ":" in step.generator.name:
             return None
+        if isinstance(step, MatchRegions) and step.safety:
+            return None
         places += places_of(step)
     return places
 
@@ -126,12 +128,15 @@ def places_of(step: Any) -> Iterator[str]:
     """The files and folders that decide one step's rows."""
     if isinstance(step, ExtractNouns):
         yield from noun_data(step.rule)
+    if isinstance(step, (ProposeMasks, MatchRegions)) and step.excluded:
+        yield from (place for _, place in step.excluded.lists)
     if isinstance(step, ProposeMasks) and step.masks_from:
         yield f"{step.masks_from.url.rstrip('/')}/run.json"
     if isinstance(step, ProposeMasks) and step.generator:
         values = (value for _, value in (*step.generator.options, *step.generator.places))
         yield from (value for value in values if isinstance(value, str) and ("://" in value or os.path.exists(value)))
     if isinstance(step, MatchRegions):
+        yield from wordnet_places() if step.negatives else ()
         weights = step.scorer.weights
         yield from (place for place in (weights.path, weights.architecture.partition("local-dir:")[2]) if place)
 
@@ -143,6 +148,14 @@ def noun_data(rule: str) -> list[str]:
     from pipelines.noun_rules.nltk_packages import package_places
 
     return package_places()
+
+
+def wordnet_places() -> list[str]:
+    """The files of WordNet that hard negatives depend on."""
+    from pipelines.noun_relations import PACKAGE
+    from pipelines.noun_rules.nltk_packages import package_places
+
+    return package_places((PACKAGE,))
 
 
 def stamp_of(place: str) -> list[Any] | None:

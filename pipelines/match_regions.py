@@ -6,9 +6,10 @@ noun's (OVSeg, section 3.2).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +20,12 @@ from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
 from ovseg_model.rank_agreement import best_masks, rank_agreement
 from ovseg_model.scorer import ClipScorerSpec, ImageMasks, Scorer, TwoWayScorer, open_scorer
+from pipelines.excluded_images import REASON, ExcludedImages, ExclusionSpec, find_excluded, opened
+from pipelines.hard_negatives import NegativesSpec, UnitNegatives, unit_negatives
 from pipelines.open_models import open_once
 from pipelines.options import MatchOptions
 from pipelines.progress import count_images
+from pipelines.safety_flags import SafetyFlag, SafetySpec, flag_image, opened_safety
 from pipelines.stopwatch import in_models, waiting_for_images
 from pipelines.units import StepOutput, by_image, count_distinct_rows, drop, image_digest, part_name, sum_counts
 from pipelines.versions import versions_of
@@ -157,9 +161,14 @@ def noun_drop(noun: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
 
 
 def pair_rows(
-    image: ImageNouns, matches: Iterable[Match], pixels_HW3: np.ndarray, scorer: Scorer, crops: bool
+    image: ImageNouns,
+    matches: Iterable[Match],
+    pixels_HW3: np.ndarray,
+    scorer: Scorer,
+    crops: bool,
+    negatives: Mapping[int, list[str]],
 ) -> Iterator[dict[str, Any]]:
-    """PAIRS rows of one image, noun by noun, best mask first."""
+    """PAIRS rows of one image, noun by noun, best mask first; `negatives` are hard ones by mask, if any were chosen."""
     from_mask = ("image_id", "image_uri", "image_sha256", "image_phash", "height", "width", "mask_index", "mask")
     from_mask += ("box_xywh_px", "area_px", "generator")
     from_noun = ("noun", "lemma", "caption_index", "caption", "start_char", "end_char", "abstract", "generic")
@@ -173,7 +182,7 @@ def pair_rows(
             "pair_id": pair_id(mask["image_sha256"], mask["mask"], noun["noun"]),
             "mask_rank": scored.mask_rank,
             "runner_up_masks": [scored_mask(image, each) for each in runner_up_masks],
-            "hard_negatives": None,
+            "hard_negatives": negatives.get(scored.mask),
             "meaningless": scorer.meaningless,
             "scorer": scorer.name,
             "crop_png": crop_png(pixels_HW3, mask["box_xywh_px"]) if crops else None,
@@ -223,16 +232,23 @@ def match_regions(
     options: MatchOptions,
     fetch: FetchOptions,
     sampled: Callable[[str], bool] = never,
+    excluded: ExcludedImages | None = None,
+    safety: SafetyFlag | None = None,
+    negatives: UnitNegatives | None = None,
 ) -> StepOutput:
     """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops.
+
+    Nouns of images that are `excluded` are such nouns: the masks may have been stored before the list was known. What
+    `safety` says of an image takes the place of what CAPTIONS say. `negatives` choose hard negatives.
 
     sampled: on which images, by image_id, one pass is compared with crops, where it scores or chooses masks; a scorer
     that does either is a `TwoWayScorer`.
     """
-    images, drops = images_to_match(nouns, masks, captions, options)
-    vectors_of_nouns = embed_distinct_nouns(images, scorer)
+    images, drops = images_to_match(nouns, masks, captions, options, find_excluded(masks, excluded))
+    vectors_of_nouns = embed_distinct_nouns(images, scorer, negatives.candidates if negatives else ())
+    negatives_of = RegionNegatives(negatives, vectors_of_nouns, captions)
     one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
-    readable = one_pass.prefiltered(readable_images(images, fetch, drops))
+    readable = one_pass.prefiltered(flagged(readable_images(images, fetch, drops), safety))
     chosen = options.masks_per_noun, options.runner_up_nouns, options.runner_up_masks
     rows: list[dict[str, Any]] = []
     for group in groups_of_regions(readable, one_pass.masks_per_group):
@@ -242,7 +258,8 @@ def match_regions(
             cosines_NM = cosines_of(image, vectors_of_nouns, regions_MD)
             one_pass.compare(image, pixels, cosines_NM)
             matches = match_nouns(cosines_NM, *chosen)
-            rows += pair_rows(image, matches, pixels, scorer, options.crops)
+            chosen_negatives = negatives_of.choose(image, matches, regions_MD)
+            rows += pair_rows(image, matches, pixels, scorer, options.crops, chosen_negatives)
     pairs = conform_rows(rows, PAIRS)
     paired = count_distinct_rows(pairs, ("image_id", "caption_index", "start_char", "end_char"))
     return StepOutput(pairs, drops, nouns.num_rows, paired, one_pass.measured or None)
@@ -319,24 +336,62 @@ class OnePass:
         self.measured = sum_counts([self.measured, counts])
 
 
-def embed_distinct_nouns(images: Sequence[ImageNouns], scorer: Scorer) -> dict[str, np.ndarray]:
-    """Unit vector (D,) of every noun of a unit, in one call: full forwards instead of one small one an image."""
-    names = sorted({noun["noun"] for image in images for noun in image.nouns})
+@dataclass
+class RegionNegatives:
+    """Hard negatives of regions: `negatives` choose them, if there are any to choose."""
+
+    negatives: UnitNegatives | None
+    vectors_of_nouns: dict[str, np.ndarray]
+    captions: pa.Table
+
+    @functools.cached_property
+    def _candidate_vectors(self) -> np.ndarray:
+        return np.stack([self.vectors_of_nouns[noun] for noun in cast(UnitNegatives, self.negatives).candidates])
+
+    @functools.cached_property
+    def _captions_of(self) -> dict[str, list[str]]:
+        return {image_id: rows["caption"].to_pylist() for image_id, rows in by_image(self.captions)}
+
+    def choose(self, image: ImageNouns, matches: Sequence[Match], regions_MD: np.ndarray) -> dict[int, list[str]]:
+        """Hard negatives by mask, of the masks that were matched."""
+        masks = sorted({match.scored.mask for match in matches})
+        if not self.negatives or not masks:
+            return {}
+        if not self.negatives.candidates:
+            return {mask: [] for mask in masks}
+        allowed_C = self.negatives.allowed(image.image_id, self._captions_of[image.image_id])
+        cosines_CM = cosine_table(self._candidate_vectors, regions_MD[masks])
+        return dict(zip(masks, self.negatives.choose(allowed_C, cosines_CM), strict=True))
+
+
+def embed_distinct_nouns(
+    images: Sequence[ImageNouns], scorer: Scorer, others: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Unit vector (D,) of every noun of a unit, in one call: full forwards instead of one small one an image.
+
+    others: nouns that are wanted beside those of the images, if there are images.
+    """
+    names = sorted({noun["noun"] for image in images for noun in image.nouns} | set(others if images else ()))
     with in_models():
         return dict(zip(names, scorer.embed_nouns(names), strict=True)) if names else {}
 
 
 def images_to_match(
-    nouns: pa.Table, masks: pa.Table, captions: pa.Table, options: MatchOptions
+    nouns: pa.Table, masks: pa.Table, captions: pa.Table, options: MatchOptions, excluded: Mapping[str, str]
 ) -> tuple[list[ImageNouns], list[dict[str, Any]]]:
-    """The images that have both masks and nouns to match, and the drops of all other nouns."""
+    """The images that have both masks and nouns to match, and the drops of all other nouns.
+
+    excluded: why images are excluded, by image_id.
+    """
     masks_of = {image_id: rows.to_pylist() for image_id, rows in by_image(masks)}
     caption_of = {(row["image_id"], row["caption_index"]): row for row in captions.to_pylist()}
     images, drops = [], []
     for image_id, rows in by_image(nouns):
         kept, dropped = select_nouns(rows.to_pylist(), options)
         drops += dropped
-        if image_id in masks_of:
+        if image_id in excluded:
+            drops += [noun_drop(noun, REASON, excluded[image_id]) for noun in kept]
+        elif image_id in masks_of:
             with_captions = [{**caption_of[image_id, noun["caption_index"]], **noun} for noun in kept]
             images.append(ImageNouns(image_id, masks_of[image_id], with_captions))
         else:
@@ -367,6 +422,17 @@ def image_problem(image: ImageNouns, result: FetchedImage | ImageError) -> tuple
     return None
 
 
+def flagged(
+    images: Iterable[tuple[ImageNouns, np.ndarray]], safety: SafetyFlag | None
+) -> Iterator[tuple[ImageNouns, np.ndarray]]:
+    """The images with the safety flags that a user's function gives them."""
+    for image, pixels_HW3 in images:
+        with in_models():
+            flag = flag_image(safety, image.image_id, pixels_HW3) if safety else None
+        nouns = image.nouns if flag is None else [{**noun, "safety": flag} for noun in image.nouns]
+        yield image._replace(nouns=nouns), pixels_HW3
+
+
 def groups_of_regions(
     images: Iterable[tuple[ImageNouns, np.ndarray]], least: int
 ) -> Iterator[list[tuple[ImageNouns, np.ndarray]]]:
@@ -391,6 +457,9 @@ class MatchRegions:
     scorer: ClipScorerSpec
     options: MatchOptions
     fetch: FetchOptions
+    excluded: ExclusionSpec | None = None
+    safety: SafetySpec | None = None
+    negatives: NegativesSpec | None = None
     retries_drops: bool = False
     name: str = STAGE
     table: str = "pairs"
@@ -402,12 +471,14 @@ class MatchRegions:
         chosen = {name: getattr(self.options, name) for name in names}
         versions = versions_of("numpy", "open_clip_torch", "pillow", "pycocotools", "torch")
         images = self.fetch.fingerprint()
+        added = {"excluded": self.excluded, "safety": self.safety, "hard_negatives": self.negatives}
         return {
             "version": VERSION,
             "scorer": self.scorer.fingerprint(),
             **chosen,
             "images": images,
             "versions": versions,
+            **{name: spec.fingerprint() for name, spec in added.items() if spec},
         }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
@@ -418,7 +489,9 @@ class MatchRegions:
         """Pairs of the unit's nouns."""
         scorer = open_once(open_scorer, self.scorer)
         tables = parts["nouns"], parts["masks"], parts["captions"]
-        return match_regions(*tables, scorer, self.options, self.fetch, sampled_in(unit))
+        negatives = unit_negatives(self.negatives, lambda: self.run.read_part(part_name("nouns", unit)))
+        ways = sampled_in(unit), opened(self.excluded), opened_safety(self.safety), negatives
+        return match_regions(*tables, scorer, self.options, self.fetch, *ways)
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each noun of the parts."""

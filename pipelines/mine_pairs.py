@@ -20,6 +20,7 @@ from pipelines.engines import OpenEngine, engine_arguments, open_engine, sentenc
 from pipelines.finished import Command, is_finished, remember
 from pipelines.options import (
     AcceleratorOptions,
+    ExcludeOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -66,6 +67,7 @@ TAKES: dict[str, tuple[type, ...]] = {
         *INPUT,
         NounOptions,
         MaskOptions,
+        ExcludeOptions,
         MatchOptions,
         FetchOptions,
         RunOptions,
@@ -74,8 +76,17 @@ TAKES: dict[str, tuple[type, ...]] = {
         ShardOptions,
     ),
     "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
-    "masks": (*INPUT, MaskOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
-    "match": (MatchOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "masks": (
+        *INPUT,
+        MaskOptions,
+        ExcludeOptions,
+        FetchOptions,
+        RunOptions,
+        AcceleratorOptions,
+        RetryOptions,
+        ShardOptions,
+    ),
+    "match": (MatchOptions, ExcludeOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
 
@@ -83,6 +94,7 @@ GROUPS = (
     FreezeOptions,
     NounOptions,
     MaskOptions,
+    ExcludeOptions,
     MatchOptions,
     FetchOptions,
     RunOptions,
@@ -305,6 +317,7 @@ def check_options(options: MineOptions) -> None:
     require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("runner_up_masks", options.match.runner_up_masks, 0)
+    require_at_least("hard_negatives", options.match.hard_negatives, 0)
     require_at_least("expand_ratio", options.match.expand_ratio, 1.0)
     check_scoring(options.match)
     require_at_least("torch_threads", options.run.torch_threads, 0)

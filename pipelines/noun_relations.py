@@ -66,7 +66,7 @@ def related(noun_a: str, noun_b: str, rare_senses: bool = True) -> bool:
     if noun_a == noun_b:
         return True
     a, b = family(noun_a, rare_senses), family(noun_b, rare_senses)
-    return a.meets(b) or (not (a.senses and b.senses) and _singular_head(noun_a) == _singular_head(noun_b))
+    return a.meets(b) or (not (a.senses and b.senses) and singular_head(noun_a) == singular_head(noun_b))
 
 
 @lru_cache(_CACHED_NOUNS)
@@ -114,7 +114,8 @@ def singular_word(word: str) -> str:
     return _OTHER_SINGULARS.get(word) or singular_of(word)
 
 
-def _singular_head(noun: str) -> str:
+def singular_head(noun: str) -> str:
+    """The singular of a noun's last word."""
     return singular_word(noun.split()[-1])
 
 

@@ -65,6 +65,21 @@ class MaskOptions:
     mask_option: tuple[str, ...] = option((), "an option of the generator as NAME=VALUE; may be given several times")
     masks_from: str | None = option(None, "take masks from the MASKS table of this run instead of making them")
     propose_missing: bool = option(False, "with --masks-from: propose masks for images that have none there")
+    mask_weights_licence: str | None = option(
+        None, "licence of the generator's weights, for run.json, where it is not known (docs/tables.md)"
+    )
+
+
+@dataclass(frozen=True)
+class ExcludeOptions:
+    """Images that a run must not have, such as those of evaluation sets."""
+
+    exclude_images: tuple[str, ...] = option(
+        (), "hash lists that `ovseg hash` made, paths or fsspec URLs; images that match one are dropped unseen"
+    )
+    exclude_distance: int = option(
+        4, "bits of 64 in which perceptual hashes of one image may differ (docs/decontamination.md); 0 wants equal ones"
+    )
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,9 @@ class MatchOptions:
         "project and knows drawn scenes only), or ARCHITECTURE/random for plumbing",
     )
     clip_architecture: str | None = option(None, "open_clip architecture of a checkpoint file that does not say it")
+    weights_licence: str | None = option(
+        None, "licence of CLIP's weights, for run.json, where it is not known (docs/tables.md)"
+    )
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
     precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
     region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
@@ -94,8 +112,14 @@ class MatchOptions:
     runner_up_masks: int = option(
         3, "next best masks listed with each pair, for `ovseg filter --assign` to choose from"
     )
+    hard_negatives: int = option(
+        0, "nouns of other images listed with each pair that CLIP ranks high on its region and its captions lack"
+    )
     match_abstract: bool = option(True, "match abstract nouns too, as the paper does; they are flagged")
     match_generic: bool = option(True, "match generic nouns too, as the paper does; they are flagged")
+    safety: str | None = option(
+        None, "package.module:function that gives an image's safety flag in place of the input's (docs/inputs.md)"
+    )
     crops: bool = option(False, "store each region's box as PNG in PAIRS, so that training needs no images")
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ovseg_model.images import FetchOptions
+from pipelines.excluded_images import resolve_exclusions
 from pipelines.extract_nouns import plan_extract_nouns
 from pipelines.freeze_captions import STAGE as READ_STAGE
 from pipelines.freeze_captions import freeze_captions, frozen_captions
+from pipelines.hard_negatives import resolve_negatives
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
 from pipelines.options import (
     AcceleratorOptions,
+    ExcludeOptions,
     FreezeOptions,
     MaskOptions,
     MatchOptions,
@@ -26,6 +29,7 @@ from pipelines.options import (
 )
 from pipelines.propose_masks import ProposeMasks
 from pipelines.read_captions import ReadOptions, input_files
+from pipelines.safety_flags import resolve_safety
 from pipelines.units import Step, StoredTable, Units, foreign_file, read_units, unit_count
 from pipelines.write_tables import (
     PART_NAME,
@@ -64,6 +68,7 @@ class MineOptions:
     freeze: FreezeOptions = field(default_factory=FreezeOptions)
     nouns: NounOptions = field(default_factory=NounOptions)
     masks: MaskOptions = field(default_factory=MaskOptions)
+    exclude: ExcludeOptions = field(default_factory=ExcludeOptions)
     match: MatchOptions = field(default_factory=MatchOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)
     run: RunOptions = field(default_factory=RunOptions)
@@ -121,6 +126,9 @@ def plan_run(tables: Collection[str], options: MineOptions) -> Plan:
     refuse_foreign_files(run)
     if options.read:
         input_files(options.read)  # a typo must not cost a download of weights first
+    resolve_exclusions(options.exclude)
+    resolve_safety(options.match.safety)
+    resolve_negatives(options.match.hard_negatives)
     stored = stored_tables(run, tables)
     require_inputs(run, [*stored, *tables], tables)
     made = {table: PLANNERS[table](run, options) for table in tables}
@@ -302,6 +310,7 @@ def plan_nouns(run: RunFolder, options: MineOptions) -> Planned:
 def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes MASKS: proposes them, takes stored ones, or both."""
     from ovseg_model.proposals import on_device, resolve_generator
+    from ovseg_model.weight_licences import generator_weights
 
     chosen = options.masks
     _units_to_inherit(run, chosen)
@@ -313,8 +322,15 @@ def plan_masks(run: RunFolder, options: MineOptions) -> Planned:
         generator = resolve_generator(chosen.masks, generator_options, device, f"{run.url}/.annotations")
         if options.accelerator.accelerator:
             generator = on_device(generator, WORKER_GPU)
-    step = ProposeMasks(run, generator, options.fetch, other)
-    return step, StageFacts(step.counts, {**asdict(chosen), **asdict(options.fetch)}, step.fingerprint())
+    step = ProposeMasks(run, generator, options.fetch, other, resolve_exclusions(options.exclude))
+    chosen_in_all = {**asdict(chosen), **asdict(options.exclude), **asdict(options.fetch)}
+    found = weights_at(step.name, generator_weights(generator), chosen.mask_weights_licence)
+    return step, StageFacts(step.counts, chosen_in_all, step.fingerprint(), found)
+
+
+def weights_at(stage: str, found: Sequence[dict[str, Any]], licence: str | None) -> tuple[dict[str, Any], ...]:
+    """A stage's weights as run.json lists them; `licence` is what the user says where none is known."""
+    return tuple({"stage": stage, **weight, "licence": weight["licence"] or licence} for weight in found)
 
 
 def generator_device(generator: str, device: str) -> str:
@@ -334,6 +350,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     from ovseg_model.class_embeddings import prompt_templates
     from ovseg_model.clip import resolve_clip, resolve_device
     from ovseg_model.scorer import ClipScorerSpec
+    from ovseg_model.weight_licences import clip_licence
 
     chosen = options.match
     prompt_templates(chosen.templates)
@@ -356,9 +373,12 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     )
     if scorer.uses_one_pass:
         check_one_pass_of(scorer)
-    step = MatchRegions(run, scorer, chosen, options.fetch)
-    weight = {"stage": step.name, "name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
-    facts = StageFacts(step.counts, asdict(chosen), step.fingerprint(), (weight,), weights.meaningless)
+    excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
+    step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety, resolve_negatives(chosen.hard_negatives))
+    file = {"name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
+    found = weights_at(step.name, [{**file, "licence": clip_licence(weights)}], chosen.weights_licence)
+    chosen_in_all = {**asdict(chosen), **asdict(options.exclude)}
+    facts = StageFacts(step.counts, chosen_in_all, step.fingerprint(), found, weights.meaningless)
     return step, facts
 
 

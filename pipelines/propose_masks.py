@@ -22,6 +22,15 @@ from ovseg_model.proposals import (
     propose_in_batches,
 )
 from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
+from pipelines.excluded_images import (
+    REASON,
+    ExcludedImages,
+    ExclusionSpec,
+    find_excluded,
+    opened,
+    refuse_excluded,
+    without_images,
+)
 from pipelines.guarded_units import checkpoint_of
 from pipelines.open_models import open_once
 from pipelines.progress import count_images
@@ -53,9 +62,13 @@ def images_of(captions: pa.Table) -> list[Image]:
 
 
 def propose_masks(
-    images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions, checkpoint: Checkpoint | None = None
+    images: Sequence[Image],
+    generator: MaskGenerator,
+    fetch: FetchOptions,
+    checkpoint: Checkpoint | None = None,
+    excluded: ExcludedImages | None = None,
 ) -> StepOutput:
-    """Masks of every image; images that cannot be read or have no mask become drops.
+    """Masks of every image; images that cannot be read, are `excluded` or have no mask become drops.
 
     Images are read by a thread pool ahead of the generator, which gets them in batches of its own size. What is done
     is saved in `checkpoint` now and then, and what is saved there is not done again.
@@ -64,7 +77,8 @@ def propose_masks(
     made = checkpoint.load(image_ids) if checkpoint else []
     done = {image_id for each in made for image_id in each.image_ids}
     unsaved: list[DoneImages] = []
-    for batch in _proposals([image for image in images if image.image_id not in done], generator, fetch):
+    waiting = [image for image in images if image.image_id not in done]
+    for batch in _proposals(waiting, generator, fetch, excluded):
         unsaved.append(done_images(count_images(batch, "masks"), generator.name))
         if checkpoint and checkpoint.is_due():
             checkpoint.save(together(unsaved))
@@ -131,11 +145,19 @@ def select_masks(images: Sequence[Image], stored: pa.Table) -> tuple[pa.Table, l
     return rows, [image for image in images if image.image_id not in have]
 
 
-def reuse_masks(images: Sequence[Image], stored: pa.Table) -> StepOutput:
+def drop_excluded(rows: pa.Table, excluded: ExcludedImages | None) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """Stored MASKS rows without those of excluded images, and a drop for each of these."""
+    found = find_excluded(rows, excluded)
+    drops = [drop(STAGE, image_id, image_id, REASON, why) for image_id, why in found.items()]
+    return without_images(rows, found), drops
+
+
+def reuse_masks(images: Sequence[Image], stored: pa.Table, excluded: ExcludedImages | None = None) -> StepOutput:
     """Stored masks only; images without any become `no_masks` drops."""
     rows, missing = select_masks(images, stored)
+    rows, drops = drop_excluded(rows, excluded)
     detail = "the run that --masks-from names has no masks of this image; --propose-missing proposes them"
-    drops = [drop(STAGE, image.image_id, image.image_id, "no_masks", detail) for image in missing]
+    drops += [drop(STAGE, image.image_id, image.image_id, "no_masks", detail) for image in missing]
     return images_output(images, rows, drops)
 
 
@@ -145,12 +167,14 @@ def reuse_and_propose(
     generator: MaskGenerator,
     fetch: FetchOptions,
     checkpoint: Checkpoint | None = None,
+    excluded: ExcludedImages | None = None,
 ) -> StepOutput:
     """Stored masks where there are some, proposed ones for the other images."""
     rows, missing = select_masks(images, stored)
-    made = propose_masks(missing, generator, fetch, checkpoint)
+    rows, drops = drop_excluded(rows, excluded)
+    made = propose_masks(missing, generator, fetch, checkpoint, excluded)
     both = pa.concat_tables([rows, made.rows]).sort_by([("image_id", "ascending"), ("mask_index", "ascending")])
-    return images_output(images, both, made.drops)
+    return images_output(images, both, drops + made.drops)
 
 
 @dataclass(frozen=True)
@@ -161,13 +185,14 @@ class ProposeMasks:
     generator: GeneratorSpec | None
     fetch: FetchOptions
     masks_from: RunFolder | None = None
+    excluded: ExclusionSpec | None = None
     retries_drops: bool = False
     name: str = STAGE
     table: str = "masks"
     counts: str = "images"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Version, generator and the limits that decide which images are read."""
+        """Version, generator, and what decides which images are read and kept."""
         generator = self.generator.fingerprint() if self.generator else None
         versions = versions_of("numpy", "pillow", "pycocotools")
         return {
@@ -176,6 +201,7 @@ class ProposeMasks:
             "images": self.fetch.fingerprint(),
             "reuses": bool(self.masks_from),
             "versions": versions,
+            **({"excluded": self.excluded.fingerprint()} if self.excluded else {}),
         }
 
     def inputs(self, unit: int) -> dict[str, tuple[RunFolder, str]]:
@@ -199,21 +225,23 @@ class ProposeMasks:
         return [drop(STAGE, image_id, image_id, reason, detail) for image_id in ids]
 
     def _process(self, parts: dict[str, pa.Table], checkpoint: Checkpoint | None) -> StepOutput:
-        images = images_of(parts["captions"])
+        images, excluded = images_of(parts["captions"]), opened(self.excluded)
         if "masks" not in parts:
-            return propose_masks(images, self._open(), self.fetch, checkpoint)
+            return propose_masks(images, self._open(), self.fetch, checkpoint, excluded)
         if not self.generator:
-            return reuse_masks(images, parts["masks"])
-        return reuse_and_propose(images, parts["masks"], self._open(), self.fetch, checkpoint)
+            return reuse_masks(images, parts["masks"], excluded)
+        return reuse_and_propose(images, parts["masks"], self._open(), self.fetch, checkpoint, excluded)
 
     def _open(self) -> MaskGenerator:
         return open_once(open_generator, self.generator)
 
 
-def _proposals(images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions) -> Iterator[list[Proposed]]:
+def _proposals(
+    images: Sequence[Image], generator: MaskGenerator, fetch: FetchOptions, excluded: ExcludedImages | None
+) -> Iterator[list[Proposed]]:
     """Every image in order, batch by batch: a batch has `batch_size` images that could be read, and those between."""
     results = waiting_for_images(read_images([image.image_uri for image in images], fetch))
-    fetched = zip(images, results, strict=True)
+    fetched = zip(images, refuse_excluded(results, excluded) if excluded else results, strict=True)
     batch: list[Fetched] = []
     readable = 0
     for image, result in fetched:

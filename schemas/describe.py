@@ -1,6 +1,7 @@
 """The tables as Markdown, so that docs are written by the schemas: `python -m schemas.describe FILE…` rewrites them.
 
-A file holds blocks between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a table, `reasons` or `run.json`.
+A file holds blocks between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a table, `image_hashes`, `reasons` or
+`run.json`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import pyarrow as pa
 
 from schemas import TABLES
 from schemas.drops import IMAGES, MASKS, MERGING, NOUNS, PAIRS, READING, WORKERS, Reason
+from schemas.image_hashes import IMAGE_HASHES
 from schemas.run import RUN_KEYS
 from schemas.table import Table, describe
 
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+DESCRIBED = TABLES | {IMAGE_HASHES.name: IMAGE_HASHES}
+"""The tables of a run, and what lies beside runs."""
 
 STAGES_OF_REASONS = {
     "read_captions": READING,
@@ -35,8 +40,8 @@ def rewrite(text: str) -> str:
 
 def block(name: str) -> str:
     """The Markdown of one block."""
-    if name in TABLES:
-        return table_markdown(TABLES[name])
+    if name in DESCRIBED:
+        return table_markdown(DESCRIBED[name])
     blocks: dict[str, Callable[[], str]] = {"reasons": reasons_markdown, "run.json": run_markdown}
     return blocks[name]()
 

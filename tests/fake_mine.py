@@ -12,6 +12,7 @@ import sys
 import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from fakes import ColourScorer, HalvesGenerator
@@ -19,8 +20,11 @@ from PIL import Image
 
 from pipelines import match_regions, plan
 from pipelines.command_line import main
+from pipelines.excluded_images import resolve_exclusions
+from pipelines.hard_negatives import resolve_negatives
 from pipelines.manifest import StageFacts
 from pipelines.match_regions import MatchRegions
+from pipelines.safety_flags import resolve_safety
 
 MODELS = ["--nouns", "lexicon", "--masks", "fake_mine:make", "--device", "cpu", "--runner", "plain"]
 
@@ -29,7 +33,9 @@ CAPTIONS = ("a red ball in the sky", "a ball on the grass", "the sky above a dog
 
 @dataclass(frozen=True)
 class ColourScorerSpec:
-    """Colours that score."""
+    """Colours that score; they need no weights."""
+
+    weights = SimpleNamespace(path="", architecture="")
 
     def fingerprint(self):
         return {"scorer": "colour"}
@@ -40,7 +46,9 @@ def open_colour_scorer(spec):
 
 
 def plan_colours(run, options):
-    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch)
+    match = options.match
+    added = resolve_exclusions(options.exclude), resolve_safety(match.safety), resolve_negatives(match.hard_negatives)
+    step = MatchRegions(run, ColourScorerSpec(), options.match, options.fetch, *added)
     return step, StageFacts(step.counts, asdict(options.match), step.fingerprint())
 
 

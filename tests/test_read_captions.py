@@ -120,6 +120,27 @@ def test_named_columns_win(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("value", "flag"),
+    [("UNLIKELY", "UNLIKELY"), (True, "true"), (False, "false"), (0.25, "0.25"), (3, "3"), (None, None), ("", None)],
+)
+def test_a_safety_flag_goes_through_as_text(tmp_path, value, flag):
+    (row,) = read(write_lines(tmp_path / "t.jsonl", {"image": "1.jpg", "caption": "a cat", "NSFW": value}))
+    assert row.safety == flag
+
+
+def test_a_safety_flag_that_is_none_of_these_drops_its_row(tmp_path):
+    rows = read(write_lines(tmp_path / "t.jsonl", {"image": "1.jpg", "caption": "a cat", "safety": {"score": 1}}))
+    assert problems(rows, tmp_path) == [("t.jsonl:1", "bad_column_type")]
+
+
+def test_a_safety_column_may_have_any_name(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("image,caption,punsafe,nsfw\n1.jpg,a cat,0.9,no\n")
+    assert [row.safety for row in read(table)] == ["no"]
+    assert [row.safety for row in read(table, safety_column="punsafe")] == ["0.9"]
+
+
+@pytest.mark.parametrize(
     ("record", "options", "message"),
     [
         (
@@ -273,6 +294,13 @@ def test_parquet_texts_lists_and_numbers(tmp_path):
     assert problems(rows, tmp_path) == [("t.parquet:2", "missing_caption")]
 
 
+def test_parquet_safety_flags_may_be_truth_values_or_numbers(tmp_path):
+    table = pa.table({"image": ["1.jpg", "2.jpg"], "caption": ["x", "y"], "nsfw": [True, None], "punsafe": [0.5, 0.25]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [row.safety for row in read(tmp_path / "t.parquet")] == ["true", None]
+    assert [row.safety for row in read(tmp_path / "t.parquet", safety_column="punsafe")] == ["0.5", "0.25"]
+
+
 def test_parquet_positions_go_on_over_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.caption_formats.parquet.ROWS_PER_BATCH", 2)
     pq.write_table(pa.table({"image": list("abcde"), "caption": ["x", "", "x", "", ""]}), tmp_path / "t.parquet")
@@ -373,6 +401,12 @@ def test_coco_entries_that_cannot_be_read_drop_alone(tmp_path):
         ("c.json:images[3]", "missing_image"),
         ("c.json:annotations[0]", "unknown_image"),
     ]
+
+
+def test_coco_safety_flags_are_the_images(tmp_path):
+    images = [{"id": 10, "coco_url": "http://c/10.jpg", "safety": "safe"}, {"id": 11, "coco_url": "http://c/11.jpg"}]
+    rows = kept(read(write_coco(tmp_path / "c.json", images=images)))
+    assert {(row.image_id, row.safety) for row in rows} == {("10", "safe"), ("11", None)}
 
 
 def test_a_licence_that_is_no_text_drops_the_images_that_have_it(tmp_path):

@@ -79,6 +79,13 @@ def test_img2dataset_writes_json_beside_txt(tmp_path):
     assert row[2:] == (0, "a cat", "http://x/1.jpg", "CC0", None)
 
 
+def test_a_safety_flag_stands_in_json(tmp_path):
+    (row,) = read(write_shard(tmp_path / "a.tar", sample("1", "a cat", {"nsfw": False, "punsafe": 0.5})))
+    assert row.safety == "false"
+    (row,) = read(tmp_path / "a.tar", safety_column="punsafe")
+    assert row.safety == "0.5"
+
+
 def test_captions_of_json_may_be_a_list(tmp_path):
     members = [("1.jpg", JPEG), ("1.json", json.dumps({"caption": ["a cat", "", "the cat"]}).encode())]
     rows = read(write_shard(tmp_path / "a.tar", members))

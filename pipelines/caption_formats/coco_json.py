@@ -14,6 +14,7 @@ from pipelines.caption_formats.rows import (
     CaptionRow,
     RowError,
     caption_of,
+    optional_flag,
     optional_text,
     shown,
     text_of,
@@ -30,6 +31,7 @@ class CocoImage(NamedTuple):
     image_uri: str | None
     source_url: str | None
     licence: str | None
+    safety: str | None
 
 
 def read_coco(file: InputFile, options: ReadOptions) -> Iterator[CaptionRow | BadRow]:
@@ -103,7 +105,8 @@ def _image(entry: Any, base: ImageBase | None, licences: dict[str, Any]) -> Coco
     file_name, coco_url, flickr_url = (optional_text(entry.get(name), name) for name in names)
     image_uri = base.join(normal_path(file_name)) if base and file_name else coco_url
     source_url = next((url for url in (flickr_url, coco_url) if url and url != image_uri), None)
-    return CocoImage(text_of(entry["id"], "id"), image_uri, source_url, _licence(entry.get("license"), licences))
+    about = source_url, _licence(entry.get("license"), licences), optional_flag(entry.get("safety"), "safety")
+    return CocoImage(text_of(entry["id"], "id"), image_uri, *about)
 
 
 def _licences(entries: Any) -> dict[str, Any]:
@@ -143,4 +146,4 @@ def _caption_row(annotation: Any, images: dict[str, CocoImage]) -> CaptionRow:
     order = annotation.get("id")
     order = order if isinstance(order, int) and abs(order) <= MAX_ORDER else 0
     caption = caption_of(annotation.get("caption"), "caption")
-    return CaptionRow(image.image_id, image.image_uri, order, caption, image.source_url, image.licence)
+    return CaptionRow(image.image_id, image.image_uri, order, caption, image.source_url, image.licence, image.safety)

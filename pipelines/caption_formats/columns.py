@@ -13,6 +13,7 @@ from pipelines.caption_formats.rows import (
     CaptionRow,
     RowError,
     caption_of,
+    optional_flag,
     optional_text,
     rows_of_captions,
 )
@@ -28,6 +29,7 @@ CANDIDATES = {
     "image_id": ("image_id",),
     "source_url": ("source_url", "url", "image_url", "coco_url", "flickr_url"),
     "licence": ("licence", "license", "license_name", "license_url"),
+    "safety": ("safety", "nsfw"),
 }
 """Names that are looked for, best first, without regard to case, where no option names the column."""
 
@@ -44,6 +46,7 @@ class Columns(NamedTuple):
     image_id: str | None
     source_url: str | None
     licence: str | None
+    safety: str | None
 
 
 def choose_columns(place: str, present: Sequence[str], options: ReadOptions, note: str = "") -> Columns:
@@ -59,7 +62,8 @@ def choose_columns(place: str, present: Sequence[str], options: ReadOptions, not
     if caption is None or (image is None and image_id is None):
         raise _no_column("caption" if caption is None else "image", place, present, note)
     source_url = _find("source_url", place, [name for name in present if name != image], options)
-    columns = Columns(image, caption, image_id, source_url, _find("licence", place, present, options))
+    licence, safety = (_find(role, place, present, options) for role in ("licence", "safety"))
+    columns = Columns(image, caption, image_id, source_url, licence, safety)
     _require_once(place, columns, present)
     return columns
 
@@ -103,22 +107,25 @@ class RecordReader:
         self._base = ImageBase(options.images or file.uri.rsplit("/", 1)[0] + "/")
 
     def rows(
-        self, position: int, image: Any, caption: Any, image_id: Any, source_url: Any, licence: Any
+        self, position: int, image: Any, caption: Any, image_id: Any, source_url: Any, licence: Any, safety: Any
     ) -> list[CaptionRow | BadRow]:
         """The rows of one record; `position` is its line or row, which its key names when it is bad."""
         columns = self._columns
         try:
             image_id, image_uri = self._identify(image, image_id)
-            source_url = optional_text(source_url, columns.source_url)
-            licence = optional_text(licence, columns.licence)
+            about = (
+                optional_text(source_url, columns.source_url),
+                optional_text(licence, columns.licence),
+                optional_flag(safety, columns.safety),
+            )
             if type(caption) is not list:
-                return [CaptionRow(image_id, image_uri, 0, caption_of(caption, columns.caption), source_url, licence)]
+                return [CaptionRow(image_id, image_uri, 0, caption_of(caption, columns.caption), *about)]
             if not caption:
                 raise RowError("missing_caption", f"{columns.caption}: wanted captions, got an empty list")
         except RowError as problem:
             return [self.bad(position, problem)]
         key = self._key(position)
-        return rows_of_captions(key, image_id, image_uri, caption, columns.caption, source_url, licence)
+        return rows_of_captions(key, image_id, image_uri, caption, columns.caption, *about)
 
     def bad(self, position: int, problem: RowError) -> BadRow:
         """The bad row of the record at a position."""

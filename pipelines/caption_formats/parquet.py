@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.caption_formats.columns import Columns, RecordReader, choose_columns
+from pipelines.caption_formats.columns import CANDIDATES, Columns, RecordReader, choose_columns
 from pipelines.caption_formats.input_files import InputFile, open_input
 from pipelines.caption_formats.read_options import ReadOptions
 from pipelines.caption_formats.rows import BadRow, CaptionRow
@@ -47,7 +47,11 @@ def choose_parquet_columns(uri: str, schema: pa.Schema, options: ReadOptions) ->
     """The columns to read, among those of text, lists of text, or whole numbers; raises UserError."""
     unread = [f"{field.name} ({field.type})" for field in schema if not (_is_text(field.type) or _is_list(field.type))]
     named = [value for name, value in vars(options).items() if name.endswith("_column")]
-    readable = [field.name for field in schema if _is_text(field.type) or _is_list(field.type) or field.name in named]
+    readable = [
+        field.name
+        for field in schema
+        if _is_text(field.type) or _is_list(field.type) or _is_flag(field) or field.name in named
+    ]
     note = f"; of a type that cannot be read: {', '.join(unread)}" if unread else ""
     columns = choose_columns(uri, readable, options, note)
     for role, name in columns._asdict().items():
@@ -57,6 +61,8 @@ def choose_parquet_columns(uri: str, schema: pa.Schema, options: ReadOptions) ->
 
 def _check_type(uri: str, role: str, field: pa.Field | None) -> None:
     if field is None or _is_text(field.type) or (role == "caption" and _is_list(field.type)):
+        return
+    if role == "safety" and _is_flag_type(field.type):
         return
     wanted = "text or a list of texts" if role == "caption" else "text"
     raise UserError(
@@ -71,6 +77,15 @@ def _is_text(type_: pa.DataType) -> bool:
         return _is_text(type_.value_type)
     checks = ("string", "large_string", "string_view", "binary", "large_binary", "integer", "null")
     return any(getattr(pa.types, f"is_{check}")(type_) for check in checks)
+
+
+def _is_flag(field: pa.Field) -> bool:
+    """Whether a column of truth values or numbers has a name that a safety flag has."""
+    return _is_flag_type(field.type) and field.name.lower() in CANDIDATES["safety"]
+
+
+def _is_flag_type(type_: pa.DataType) -> bool:
+    return pa.types.is_boolean(type_) or pa.types.is_floating(type_)
 
 
 def _is_list(type_: pa.DataType) -> bool:

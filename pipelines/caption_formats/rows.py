@@ -70,6 +70,13 @@ def optional_text(value: Any, column: str | None) -> str | None:
     return value if type(value) is str and value.isascii() else text_of(value, column)
 
 
+def optional_flag(value: Any, column: str | None) -> str | None:
+    """As `optional_text`, for what says whether an image is safe: "true", "false" or a number as text too."""
+    if type(value) is bool:
+        return str(value).lower()
+    return repr(value) if type(value) is float else optional_text(value, column)
+
+
 def require_utf8(text: str, column: str | None) -> None:
     """Refuses text that no UTF-8 file can hold; raises RowError."""
     try:
@@ -95,7 +102,7 @@ def caption_of(value: Any, column: str | None) -> str:
 def rows_of_captions(
     key: str, image_id: str, image_uri: str | None, captions: list[Any], column: str, *about: str | None
 ) -> list[CaptionRow | BadRow]:
-    """One row for each of an image's captions, numbered from 0; `about` is source_url and licence."""
+    """One row for each of an image's captions, numbered from 0; `about` is source_url, licence, safety."""
     rows: list[CaptionRow | BadRow] = []
     for order, value in enumerate(captions):
         try:

@@ -20,6 +20,7 @@ from pipelines.caption_formats.rows import (
     BadRow,
     CaptionRow,
     RowError,
+    optional_flag,
     optional_text,
     require_utf8,
     rows_of_captions,
@@ -100,11 +101,12 @@ class _ShardReader:
             image = image_member(sample)
             about = self._about(sample)
             captions, column = self._captions(sample, about)
-            source_url, licence = (self._text(about, role) for role in ("source_url", "licence"))
+            texts = [self._text(about, role) for role in ("source_url", "licence")]
+            safety = self._safety(about)
         except RowError as problem:
             return [problem.row(image_id)]
         uri = ShardMember(self._file.uri, image.name, image.offset_data, image.size).uri
-        return rows_of_captions(image_id, image_id, uri, captions, column, source_url, licence)
+        return rows_of_captions(image_id, image_id, uri, captions, column, *texts, safety)
 
     def _check_key(self, key: str) -> None:
         require_utf8(key, "member name")
@@ -138,6 +140,10 @@ class _ShardReader:
     def _text(self, about: dict[str, Any], role: str) -> str | None:
         column = self._column(about, role)
         return optional_text(about[column], column) if column else None
+
+    def _safety(self, about: dict[str, Any]) -> str | None:
+        column = self._column(about, "safety")
+        return optional_flag(about[column], column) if column else None
 
     def _column(self, about: dict[str, Any], role: str) -> str | None:
         named = getattr(self._options, f"{role}_column")

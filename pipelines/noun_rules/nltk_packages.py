@@ -39,18 +39,19 @@ def require_packages(packages: Sequence[str] = PACKAGES) -> None:
         )
 
 
-def package_sha256() -> dict[str, str]:
-    """The sha256 of every data file the rules read, keyed `package/file`; equal for folder and zip file."""
+def package_sha256(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The sha256 of each data file that is read of some packages, keyed `package/file`; equal for folder and zip."""
     return {
         f"{package}/{file}": hashlib.sha256(_read(place, file)).hexdigest()
         for package, (place, files) in _FILES.items()
+        if package in packages
         for file in files
     }
 
 
-def package_places() -> list[str]:
-    """The files that the rules read, or the zip files that hold them, each once."""
-    pointers = [pointer for place, files in _FILES.values() for pointer in _find(place, files)]
+def package_places(packages: Sequence[str] = PACKAGES) -> list[str]:
+    """The files that the rules read of some packages, or the zip files that hold them, each once."""
+    pointers = [pointer for package in packages for pointer in _find(*_FILES[package])]
     return sorted({str(each.zipfile.filename if hasattr(each, "zipfile") else each.path) for each in pointers})
 
 
