@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovseg_model.fetch_options import FetchOptions, ImageError
+from ovseg_model.read_ahead import read_ahead
 from pipelines.write_tables import PART_NAME, RUN_FILE, TIMINGS_FILE, RunFolder
 from schemas import TABLES, UserError
 from schemas.drops import REASONS
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 SAMPLE_ROWS, SAMPLE_PARTS = 250_000, 600
 """What is read of a table at most, about: some seconds, and 50 MB."""
+
+READERS = 8
+"""Threads that read parts: a store answers one by one too slowly."""
 
 REGIONS_A_GROUP = 8
 CAPTIONS_SHOWN = 12
@@ -134,10 +138,10 @@ def parts_of(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
 
 def read_sample(run: RunFolder, parts: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> Sample:
     """Some columns of some parts; raises UserError for a part that cannot be read."""
-    chosen = spread(parts)
-    read = [placed(read_columns(run, part["path"], columns), number) for number, part in enumerate(chosen)]
-    rows_there = sum(part["rows"] for part in parts)
-    return Sample(pa.concat_tables(read), tuple(part["path"] for part in chosen), rows_there, len(parts))
+    paths = tuple(part["path"] for part in spread(parts))
+    read = read_ahead(lambda path: read_columns(run, path, columns), paths, READERS)
+    rows = pa.concat_tables([placed(each, number) for number, each in enumerate(read)])
+    return Sample(rows, paths, sum(part["rows"] for part in parts), len(parts))
 
 
 def spread(parts: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
