@@ -39,10 +39,10 @@ class RetrainOptions:
     captions: tuple[str, ...] = option((), "caption tables, image folders or tar shards, as of ovseg mine")
     images: str | None = option(None, "folder or URL prefix that relative image paths start from")
     masks_from: str | None = option(None, "take masks from the MASKS table of this run instead of making them")
-    init: str = option(
-        "scenes", "CLIP that is adapted: as --clip of ovseg mine; an adapted one makes it a second round"
+    init: str = option("scenes", "CLIP that is adapted, as --clip of ovseg finetune")
+    clip: str | None = option(
+        None, "CLIP that matches nouns to regions, an adapted one for a second round; without it the one of --init"
     )
-    clip: str | None = option(None, "CLIP that matches nouns to regions; without it the one of --init")
     output: str = option("", "local folder; the same command again goes on where it was stopped")
     where: str = option("not abstract and not generic", "condition over PAIRS columns for what is trained on")
     cap: int = option(0, "pairs of one noun at most; 0 takes all")

@@ -1,9 +1,11 @@
 """A corpus in, a finetuned CLIP with its accuracy before and after out, by three commands that stand alone."""
 
 import json
+import shutil
 
 import pytest
 
+from pipelines.command_line import main as ovseg
 from pipelines.retrain import RetrainOptions as Options
 from pipelines.retrain import main, stages, words
 from schemas import UserError
@@ -108,3 +110,40 @@ def test_what_is_missing_is_said_before_any_work(arguments, sentence, tmp_path):
 def test_an_open_quote_is_a_sentence():
     with pytest.raises(UserError, match="--mine '--nouns \"x': no closing quotation; wanted options as they are typed"):
         words("mine", '--nouns "x')
+
+
+def test_captions_to_adapted_clip_and_a_second_round(tmp_path):
+    """Everything as a user gives it: masks of an earlier run, then a round with the CLIP of the first."""
+    scenes, masks = tmp_path / "scenes", tmp_path / "masks"
+    assert ovseg(["draw-scenes", "--output", str(scenes), "--scenes", "8"]) == 0
+    data = ["--captions", str(scenes / "captions.json"), "--images", str(scenes / "images")]
+    felzenszwalb = ["--masks", "felzenszwalb", "--mask-option", "min_area_fraction=0.01"]
+    assert ovseg(["masks", *data, *felzenszwalb, "--runner", "plain", "--no-report", "--output", str(masks)]) == 0
+
+    def retrain(name, *more):
+        return ovseg(
+            [
+                *("retrain", *data, "--masks-from", str(masks), "--output", str(tmp_path / name), *more),
+                *("--eval-set", "scenes", "--eval-images", "4", "--assign", "mutual"),
+                *("--mine", "--nouns lexicon --runner plain --no-report"),
+                *("--finetune", "--mode prompt --epochs 1 --batch 8 --warmup 1 --workers 0"),
+            ]
+        )
+
+    assert retrain("first", "--init", "scenes") == 0
+    page, adapted = (tmp_path / "first/retrained.md").read_text(), tmp_path / "first/adapted/adapted.safetensors"
+    assert "| mined | propose_masks | 8 | 8 | images |" in page
+    assert "| region_top1 |" in page
+    # A stage that is lost is made again by the same command; those before it are found done.
+    before = adapted.read_bytes()
+    shutil.rmtree(adapted.parent)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "first").rglob("*.parquet")}
+    assert retrain("first", "--init", "scenes") == 0
+    assert adapted.read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert (tmp_path / "first/retrained.md").read_text() == page
+
+    assert retrain("second", "--init", "scenes", "--clip", str(adapted)) == 0
+    first, second = (json.loads((tmp_path / each / "mined/run.json").read_text()) for each in ("first", "second"))
+    assert [each["sha256"] for each in second["weights"]] != [each["sha256"] for each in first["weights"]]
+    assert second["tables"]["masks"] == first["tables"]["masks"]
