@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.noun_parity import Corpus, agreement, count_row, read_coco
+from benchmarks.caption_parity import COCO_FIRST, Found, agreement, count_row, read_coco
 from pipelines.noun_rules import RULE_NAMES, Noun, open_rule
 from pipelines.noun_rules.flags import is_abstract_file, is_generic
 from pipelines.noun_rules.nltk_packages import require_packages
@@ -218,9 +218,9 @@ def test_lexicon_is_near_nouns_on_coco(coco, coco_nouns):
 
 
 def test_the_documented_row_is_what_is_measured(coco, coco_nouns):
-    corpus = Corpus("COCO val2017, 1 caption", tuple((caption,) for caption in coco))
-    documented = (Path(__file__).parent.parent / "docs" / "nouns.md").read_text(encoding="utf-8")
-    assert count_row(corpus, "nouns", coco_nouns) in documented.splitlines()
+    found = Found(COCO_FIRST, "nouns", [[of_caption] for of_caption in coco_nouns])
+    documented = (Path(__file__).parent.parent / "docs" / "parity.md").read_text(encoding="utf-8")
+    assert count_row(found) in documented.splitlines()
 
 
 def test_threads_agree(nouns):

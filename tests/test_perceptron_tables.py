@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from benchmarks.noun_parity import read_coco
+from benchmarks.caption_parity import read_coco
 from pipelines.noun_rules import perceptron_tables
 
 ODD = [

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.noun_parity import read_coco
+from benchmarks.caption_parity import read_coco
 from pipelines.noun_rules.plain_words import plain_words
 
 MARKS = "' '' \" ` `` ( ) [ ] { } < > - -- --- / \\ ? ! . .. ... , : ; # & $ % @ * _ + = ~ ’ ‘ “ ”"
