@@ -57,7 +57,9 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
 
 def knows_only_scenes(weights: Sequence[dict[str, Any]]) -> bool:
     """Whether the scorer is the CLIP that ships with the project; `weights` as run.json lists them."""
-    return any(weight["name"] in EMBEDDED and weight["stage"] == "match_regions" for weight in weights)
+    return any(
+        weight["name"] in EMBEDDED and weight.get("stage", "match_regions") == "match_regions" for weight in weights
+    )
 
 
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:

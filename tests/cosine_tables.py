@@ -39,5 +39,7 @@ def rows_of_table(cosines, nouns, image_id="a", masks_per_noun=1, runner_up_mask
         for n, name in enumerate(nouns)
     ]
     matches = match_nouns(cosines_NM, masks_per_noun, 2, runner_up_masks)
-    rows = pair_rows(ImageNouns(image_id, masks, of_noun), matches, np.zeros((HEIGHT, WIDTH, 3)), NamedScorer, False)
+    rows = pair_rows(
+        ImageNouns(image_id, masks, of_noun), matches, np.zeros((HEIGHT, WIDTH, 3)), NamedScorer, False, {}
+    )
     return conform_rows([row | changes for row in rows], PAIRS)
