@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ovseg_model.fetch_options import FetchOptions
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.terminal import escaped
-from pipelines.write_tables import REPORT_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from pipelines.write_tables import REPORT_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder, run_folder_at
 from schemas import UserError
 from schemas.run import check_run
 
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
     for group in (ReportOptions, FetchOptions):
         add_options(parser, group)
     namespace = parser.parse_intermixed_args(argv[1:])
-    run, output = open_finished(namespace.run), read_options(namespace, ReportOptions).output
+    output = read_options(namespace, ReportOptions).output
+    run = open_finished(namespace.run, writable=not output)
     folder, name = page_place(output) if output else (run, REPORT_FILE)
     folder.write(name, make_report(run, read_options(namespace, FetchOptions)))
     print(escaped(f"report: {folder.path(name)}"))
@@ -58,15 +59,15 @@ def page_place(output: str) -> tuple[RunFolder, str]:
     return open_run_folder(folder or "."), name
 
 
-def open_finished(url: str) -> RunFolder:
-    """A finished run by its path or URL.
+def open_finished(url: str, writable: bool) -> RunFolder:
+    """A finished run by its path or URL, into which the page goes if it must be `writable`.
 
     Raises:
         UserError: there is none, or one of another release.
     """
     if not url:
         raise UserError("RUN is missing; give the directory of a finished run")
-    run = open_run_folder(url, "RUN")
+    run = run_folder_at(url, "RUN", writable)
     if not run.has(SUCCESS_FILE) or not run.has(RUN_FILE):
         raise UserError(f"RUN {url}: there is no finished run; mine it first with ovseg mine --output {url}")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ovseg_model.pair_reader import Unreadable
 from pipelines.exports.public_names import host_of, without_private_uri
 from pipelines.progress import show_progress
 from pipelines.units import drops_name
-from pipelines.write_tables import RUN_FILE, RunFolder, parquet_bytes
+from pipelines.write_tables import RUN_FILE, RunFolder, parquet_bytes, run_folder_at
 from schemas import DROPS, PAIRS, SchemaError, UserError, conform, conform_columns
 from schemas.run import check_run
 
@@ -88,7 +87,7 @@ class SelectedPairs:
     def __init__(self, url: str, where: str | None, folder: RunFolder) -> None:
         """Opens a run; raises UserError where there is no finished one with PAIRS, or `where` is no condition."""
         self.files = find_run_parts(url)
-        self.run = open_source_run(url)
+        self.run = run_folder_at(url, "RUN")
         manifest = self.run.read(RUN_FILE)
         self.manifest = check_run(json.loads(manifest))
         self.run_sha256 = hashlib.sha256(manifest).hexdigest()
@@ -177,14 +176,9 @@ def find_run_parts(url: str) -> list[str]:
     """
     if not url:
         raise UserError("RUN is missing; give the run directory whose pairs are to be exported")
-    if not open_source_run(url).has(RUN_FILE):
+    if not run_folder_at(url, "RUN").has(RUN_FILE):
         raise UserError(f"{url}: there is no finished run; mine it first with ovseg mine --output {url}")
     return find_pair_files(url, "RUN")
-
-
-def open_source_run(url: str) -> RunFolder:
-    """A run that is only read: its folder need not be one that we may write to."""
-    return RunFolder(url if "://" in url else os.path.abspath(url))
 
 
 def read_rows(name: str, columns: Sequence[str], row_filter: RowFilter | None, rows: int) -> Iterator[pa.Table]:
