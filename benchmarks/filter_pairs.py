@@ -48,6 +48,7 @@ VOCABULARY_SIZE = 20_000
 
 COMMANDS = {
     "where and cap": ("--where", "margin > 0.005 and not abstract", "--cap", "1000"),
+    "where, cap and mutual": ("--where", "margin > 0.02 and not abstract", "--cap", "1000", "--assign", "mutual"),
     "mutual": ("--assign", "mutual"),
     "hungarian": ("--assign", "hungarian"),
     "near-duplicate images": ("--near-duplicate-images", "6"),

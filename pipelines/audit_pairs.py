@@ -85,6 +85,8 @@ def audit(url: str, options: AuditOptions) -> str:
         UserError: as `main`.
     """
     source = open_source(url)
+    if not source.tables["pairs"]["rows"]:
+        raise UserError(f"RUN {url}: its PAIRS have no rows; there is nothing to audit")
     folder = open_run_folder(options.output or url)
     judge = PartJudge(source, *open_truth(options), options.min_cover)
     parts = show_progress(source.parts("pairs"), "audit", "parts")

@@ -47,6 +47,18 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: an option, a table or a weight is not as wanted, or the loss is no number.
     """
+    run, finetuning, fetch = parse(argv)
+    with writing(run.output):
+        print(train(run, finetuning, fetch))
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[RunOptions, FinetuneOptions, FetchOptions]:
+    """The options of the verb that `argv` begins with.
+
+    Raises:
+        UserError: an option is not as wanted.
+    """
     parser = SentenceParser("ovseg finetune", description=__doc__, allow_abbrev=False)
     groups = (RunOptions, FinetuneOptions, FetchOptions)
     for group in groups:
@@ -54,9 +66,7 @@ def main(argv: Sequence[str]) -> int:
     namespace = parser.parse_args(argv[1:])
     run, finetuning, fetch = (read_options(namespace, group) for group in groups)
     check_options(run)
-    with writing(run.output):
-        print(train(run, finetuning, fetch))
-    return 0
+    return run, finetuning, fetch
 
 
 def check_options(run: RunOptions) -> None:

@@ -1,16 +1,14 @@
 """`ovseg retrain`: a caption corpus in, a finetuned CLIP with its accuracy before and after out.
 
-Three commands that could be given one by one, in folders of one place, each shown before it runs:
-
-    mined/      ovseg mine      the corpus' nouns, masks (or those of an earlier run), and pairs
-    selected/   ovseg filter    the pairs that are trained on
-    adapted/    ovseg finetune  the adapted CLIP, measured before and after
-
-Each goes on where it was stopped, and answers at once where it is done, so the same command again does the same.
+Three commands that could be given one by one, each shown before it runs: `ovseg mine` into OUTPUT/mined (nouns, masks
+or those of an earlier run, pairs), `ovseg filter` into OUTPUT/selected (the pairs that are trained on), `ovseg
+finetune` into OUTPUT/adapted (the adapted CLIP, measured before and after). Each goes on where it was stopped, and
+answers at once where it is done, so the same command again does the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ovseg_model.pair_filter import parse_filter
 from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
 from pipelines.write_tables import RUN_FILE, RunFolder
-from schemas import UserError
+from schemas import PAIRS, UserError
 
 MINED, SELECTED, ADAPTED = "mined", "selected", "adapted"
 RESULT_FILE = "result.json"
@@ -51,7 +50,10 @@ class RetrainOptions:
         "one mask a noun and one noun a mask, as of ovseg filter",
         choices=("none", "mutual", "greedy", "hungarian"),
     )
-    eval_set: str = option("", "labelled set for accuracy before and after, as of ovseg finetune; none goes without")
+    eval_set: str = option(
+        "",
+        "labelled set for before and after: scenes, coco:INSTANCES.json:IMAGES_FOLDER, BENCHMARK@ROOT, or none",
+    )
     eval_images: int = option(500, "images of it, the first by name")
     mine: str = option("", 'more options of ovseg mine, in one text: "--nouns phrases --precision bf16"')
     finetune: str = option("", 'more options of ovseg finetune, in one text: "--mode prompt --epochs 3"')
@@ -82,9 +84,11 @@ def main(argv: Sequence[str], run: Run | None = None) -> int:
     options = read_options(parser.parse_args(argv[1:]), RetrainOptions)
     check_options(options)
     planned = stages(options)
+    check_stages(options, planned)
     for number, stage in enumerate(planned, 1):
         print(f"\n{number}/{len(planned)}  {stage.text()}\n", flush=True)
-        status = (run or run_verb)(stage.argv)
+        with telling_what_stands(options, number):
+            status = (run or run_verb)(stage.argv)
         if status:
             raise UserError(f"stopped at {number} of {len(planned)}, exit status {status}: {stage.text()}")
     page = describe(options, planned)
@@ -116,6 +120,39 @@ def check_options(options: RetrainOptions) -> None:
     require_at_least("eval_images", options.eval_images, 1)
     for name in ("mine", "finetune"):
         words(name, getattr(options, name))
+
+
+def check_stages(options: RetrainOptions, planned: Sequence[Stage]) -> None:
+    """Refuses what a later stage would refuse after hours of mining.
+
+    Raises:
+        UserError: as the stages' own verbs.
+    """
+    from ovseg_model.labelled_regions import open_labelled_set
+    from pipelines import finetune_clip, mine_pairs
+
+    mine, _, finetune = planned
+    mine_pairs.parse(mine.argv)
+    parse_filter(options.where, PAIRS)
+    finetune_clip.parse(finetune.argv)
+    if options.eval_set != "none":
+        open_labelled_set(options.eval_set, options.eval_images)
+
+
+@contextlib.contextmanager
+def telling_what_stands(options: RetrainOptions, number: int) -> Iterator[None]:
+    """Around a stage: a folder that holds what other options made is told with what may stay.
+
+    Raises:
+        UserError: the stage's own, with that sentence where it may help.
+    """
+    try:
+        yield
+    except UserError as error:
+        stale = " and ".join(str(Path(options.output) / name) for name in (SELECTED, ADAPTED)[number - 2 :])
+        if number == 1 or "--output" not in str(error):
+            raise
+        raise UserError(f"{error}. What was mined may stay: to choose or train otherwise, remove {stale}") from error
 
 
 def words(name: str, text: str) -> list[str]:

@@ -11,6 +11,7 @@ from pipelines.retrain import main, stages, words
 from schemas import UserError
 
 ARGUMENTS = ["retrain", "--captions", "new.json", "--eval-set", "scenes", "--init", "a.pt"]
+ENOUGH = ["--captions", "a", "--output", "x", "--eval-set", "none"]
 
 
 class Verbs:
@@ -97,7 +98,11 @@ def test_a_stage_that_fails_stops_the_others(tmp_path):
         (["--captions", "a"], "--output is missing: wanted a local folder"),
         (["--captions", "a", "--output", "s3://b/c"], "--output s3://b/c: wanted a local folder"),
         (["--captions", "a", "--output", "x"], "--eval-set is missing: .* or none"),
-        (["--captions", "a", "--output", "x", "--eval-set", "none", "--cap", "-1"], "--cap: wanted 0 or more, got -1"),
+        ([*ENOUGH, "--cap", "-1"], "--cap: wanted 0 or more, got -1"),
+        ([*ENOUGH, "--mine", "--noun lexicon"], "--noun is no option of ovseg mine"),
+        ([*ENOUGH, "--where", "cosine >"], "is no condition"),
+        ([*ENOUGH, "--finetune", "--epoks 1"], "unrecognized arguments: --epoks 1; did you mean --epochs"),
+        ([*ENOUGH[:-1], "nowhere.d"], "nowhere.d"),
     ],
 )
 def test_what_is_missing_is_said_before_any_work(arguments, sentence, tmp_path):
@@ -147,3 +152,13 @@ def test_captions_to_adapted_clip_and_a_second_round(tmp_path):
     first, second = (json.loads((tmp_path / each / "mined/run.json").read_text()) for each in ("first", "second"))
     assert [each["sha256"] for each in second["weights"]] != [each["sha256"] for each in first["weights"]]
     assert second["tables"]["masks"] == first["tables"]["masks"]
+
+
+def test_other_choices_in_the_same_folder_say_what_may_stay(tmp_path):
+    def refuses(argv):
+        if argv[0] == "filter":
+            raise UserError(f"--output {tmp_path}/selected holds another run")
+        return 0
+
+    with pytest.raises(UserError, match=r"holds another run. What was mined may stay: .*/selected and .*/adapted$"):
+        main([*ARGUMENTS, "--output", str(tmp_path)], refuses)
