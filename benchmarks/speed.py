@@ -7,7 +7,8 @@ Each compares what both ways give, times them in turns in one process, writes a 
 fails below its bar. A ratio is of median CPU seconds of one thread. FOLDER holds captions_val2017.json and NLTK's data
 in nltk_data/; without it nouns and whole runs are left out, and named.
 
-`make bench` runs two benchmarks at a time and takes some ten minutes on two quiet cores. CPU seconds are what another
+`make bench` runs two benchmarks at a time and should take some ten minutes on two quiet cores (the sum
+of what each took alone; the whole was not timed). CPU seconds are what another
 program disturbs least; what the two share, caches and memory, both ways of a benchmark share with it in turns. Its
 whole run is one reading. `make bench-full` takes hours, one benchmark after the other: 1,024 points instead of 64 in a
 whole run, and more turns. --at-once says otherwise.

@@ -17,6 +17,7 @@ from pipelines.audit_truth import Truth, open_benchmark_maps, open_instances, op
 from pipelines.derived_run import open_source
 from pipelines.draw_audit import draw_audit
 from pipelines.label_meaning import Meaning, SceneMeaning, WordMeaning
+from pipelines.noun_relations import require_wordnet
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.progress import show_progress
 from pipelines.write_tables import open_run_folder
@@ -111,6 +112,8 @@ def open_truth(options: AuditOptions) -> tuple[Truth, Meaning]:
         truth = open_scenes(Path(options.scenes))
         return truth, SceneMeaning(truth.names)
     if options.annotations:
+        if options.senses != "none":
+            require_wordnet()  # before a large JSON is read
         truth = open_instances(Path(options.annotations))
     elif options.benchmark:
         truth = open_benchmark_maps(options.benchmark, options.root)

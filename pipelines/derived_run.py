@@ -97,7 +97,7 @@ def open_source(url: str, option: str = "RUN") -> Source:
         )
     data, units = run.read(RUN_FILE), read_units(run)
     try:
-        manifest = check_run(run.read_json(RUN_FILE))
+        manifest = check_run(json.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{option} {url}: run.json is not one of this release ({error}); mine the run again") from error
     if units is None:
