@@ -7,11 +7,10 @@ Each compares what both ways give, times them in turns in one process, writes a 
 fails below its bar. A ratio is of median CPU seconds of one thread. FOLDER holds captions_val2017.json and NLTK's data
 in nltk_data/; without it nouns and whole runs are left out, and named.
 
-`make bench` runs two benchmarks at a time and should take some ten minutes on two quiet cores (the sum
-of what each took alone; the whole was not timed). CPU seconds are what another
-program disturbs least; what the two share, caches and memory, both ways of a benchmark share with it in turns. Its
-whole run is one reading. `make bench-full` takes hours, one benchmark after the other: 1,024 points instead of 64 in a
-whole run, and more turns. --at-once says otherwise.
+`make bench` runs two benchmarks at a time, some eleven minutes on two quiet cores. CPU seconds are what another program
+disturbs least; what the two share, caches and memory, both ways of a benchmark share with it in turns. Its whole run is
+one reading, and its share in models one of 30 scenes. `make bench-full` takes hours, one benchmark after the other:
+1,024 points instead of 64 in a whole run, 200 scenes, and more turns. --at-once says otherwise.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ BENCHMARKS = (
     Benchmark("masked_regions", "region_speed", ("--repeats", "5")),
     Benchmark("sam_everything", "sam_speed", ("--quick",), minutes=3),
     Benchmark(
-        "one_pass", "one_pass", ("--scenes", "20", "--crops", "10"), ("--scenes", "200", "--crops", "100"), minutes=1.5
+        "one_pass", "one_pass", ("--scenes", "10", "--crops", "10"), ("--scenes", "200", "--crops", "100"), minutes=1.5
     ),
-    Benchmark("model_share", "model_share", ("--scenes", "50"), minutes=2),
+    Benchmark("model_share", "model_share", ("--scenes", "30"), minutes=2),
     Benchmark(
         "whole_run", "whole_run_speed", ("--repeats", "1"), ("--points-per-side", "32"), needs_data=True, minutes=6
     ),
