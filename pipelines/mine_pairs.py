@@ -117,10 +117,7 @@ def main(argv: Sequence[str]) -> int:
     parser, options, beam_arguments = parse_ours(argv)
     run, tables = open_run_folder(options.run.output), MAKES[argv[0]]
     if options.shard.finish:
-        refuse_beside_finish(options, beam_arguments)
-        if run.has(SUCCESS_FILE) and not run.has(SHARDS_FILE):
-            return answer_at_once(run, options)
-        return report_finished(run, finish_shards(run), options)
+        return finish(run, options, beam_arguments)
     refuse_resume(run, options.run.resume)
     command = Command(argv[0], options, beam_arguments)
     if is_finished(run, tables, command) and not (options.retry.retry and may_pass(run.read_json(RUN_FILE))):
@@ -131,10 +128,7 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_run(tables, options)
     if plan.is_shard and not options.retry.retry and is_made(plan):
         return answer_at_once(run, options)
-    if options.retry.retry:
-        refuse_other_options(plan)
-    for line in [*unheeded_cut(plan.units, options.freeze), *notices(plan)]:
-        print(line, file=sys.stderr)
+    announce(plan, options)
     if is_dry_run(beam_arguments):
         execute_plan(plan)
         print("--dry_run: the job was built; nothing was submitted, made or changed")
@@ -142,14 +136,23 @@ def main(argv: Sequence[str]) -> int:
     prepare(plan, options)
     with PartsProgress(plan.run, plan.units.count, labels_to_make(plan)):
         execute_plan(plan)
-    if plan.is_shard:
-        print(shard_done(plan, argv[0]))
-        return 0
-    if not plan.run.has(SUCCESS_FILE):
-        print(f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there")
+    if left := left_to_do(plan, argv[0]):
+        print(left)
         return 0
     remember(plan, tables, command)
     return report_finished(run, plan.run.read_json(RUN_FILE), options)
+
+
+def finish(run: RunFolder, options: MineOptions, beam_arguments: Sequence[str]) -> int:
+    """Finishes a run whose shards are made and prints what it holds; returns the exit status.
+
+    Raises:
+        UserError: something else was asked for too, or a shard is not made.
+    """
+    refuse_beside_finish(options, beam_arguments)
+    if run.has(SUCCESS_FILE) and not run.has(SHARDS_FILE):
+        return answer_at_once(run, options)
+    return report_finished(run, finish_shards(run), options)
 
 
 def refuse_beside_finish(options: MineOptions, beam_arguments: Sequence[str]) -> None:
@@ -162,6 +165,18 @@ def refuse_beside_finish(options: MineOptions, beam_arguments: Sequence[str]) ->
     shard = ShardOptions(finish=True)
     if beam_arguments or options != MineOptions(run=run, shard=shard, fetch=options.fetch):
         raise UserError("--finish makes nothing and goes by what the shards made; give it with --output alone")
+
+
+def announce(plan: Plan, options: MineOptions) -> None:
+    """Says what should be known before hours of work.
+
+    Raises:
+        UserError: drops are to be tried again with options by which whole tables would be made anew.
+    """
+    if options.retry.retry:
+        refuse_other_options(plan)
+    for line in [*unheeded_cut(plan.units, options.freeze), *notices(plan)]:
+        print(line, file=sys.stderr)
 
 
 def prepare(plan: Plan, options: MineOptions) -> None:
@@ -224,6 +239,15 @@ def passing_lines(manifest: dict[str, Any]) -> list[str]:
     passing = may_pass(manifest)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in passing.items())
     return [f"dropped for reasons that can pass: {reasons}; --retry drops tries them again"] if passing else []
+
+
+def left_to_do(plan: Plan, verb: str) -> str:
+    """What is still to be done or waited for once a plan was executed; empty where the run is finished."""
+    if plan.is_shard:
+        return shard_done(plan, verb)
+    if not plan.run.has(SUCCESS_FILE):
+        return f"submitted, and not waited for; the run is complete when {plan.run.path(SUCCESS_FILE)} is there"
+    return ""
 
 
 def shard_done(plan: Plan, verb: str) -> str:

@@ -55,3 +55,8 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_docs_list_every_page():
+    pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\((\w[\w-]*\.md)\)", (REPOSITORY / "docs/README.md").read_text())) == pages
