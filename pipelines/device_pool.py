@@ -21,9 +21,9 @@ from typing import Any
 
 from pipelines.device_worker import Failure
 from pipelines.guarded_units import attempts_at
-from pipelines.manifest import finish_run
 from pipelines.options import RunOptions
 from pipelines.plan import Plan
+from pipelines.shards import end_plan
 from pipelines.units import PartStats, StoredTable
 from schemas import UserError
 
@@ -48,7 +48,7 @@ def run_on_devices(plan: Plan, devices: Sequence[str]) -> dict[str, Any] | None:
     """
     with DevicePool(plan, devices[: max(1, len(plan.unit_numbers))]) as pool:
         stats = pool.make_units(plan.unit_numbers)
-    return None if plan.is_shard else finish_run(plan.run, plan.units, plan.stages, stats)
+    return end_plan(plan, stats)
 
 
 def parse_devices(text: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pipelines.write_tables import (
     SHARDS_FILE,
     SUCCESS_FILE,
     TIMINGS_FILE,
+    UNFINISHED_FOLDER,
     RunFolder,
 )
 from schemas import TABLES, VOCABULARY, conform_rows
@@ -33,6 +34,12 @@ from schemas.drops import STAGES
 from schemas.run import RUN_FORMAT, check_run
 
 TABLES_IN_ORDER = list(TABLES)
+
+NOTED_TIMINGS = f"{UNFINISHED_FOLDER}/timings"
+"""Where shards note what they made, a file each."""
+
+Timings = dict[str, Any]
+"""As timings.json."""
 
 COUNTING_VERSION = 1
 """Of how VOCABULARY is counted; another one counts anew."""
@@ -57,6 +64,7 @@ def finish_run(
     Doing it twice writes the same bytes twice, timings aside.
     """
     stats = sorted(stats, key=lambda each: (TABLES_IN_ORDER.index(each.table), each.unit))
+    of_shards = noted_timings(run)
     remove_unlisted(run, stages)
     run.remove_fragments()
     tables = {table: table_facts(table, list(parts)) for table, parts in groupby(stats, key=lambda each: each.table)}
@@ -75,7 +83,7 @@ def finish_run(
             "meaningless": any(facts.meaningless for facts in stages.values()),
         }
     )
-    run.write_json(TIMINGS_FILE, timings(stats))
+    run.write_json(TIMINGS_FILE, timings(stats, of_shards))
     run.write_json(RUN_FILE, manifest)
     note_parts(run, noted_parts(manifest, stats))
     for name in (RETRY_FILE, SHARDS_FILE, PLANNED_FILE):
@@ -208,18 +216,46 @@ def vocabulary_rows(
         }
 
 
-def timings(stats: Sequence[PartStats]) -> dict[str, Any]:
-    """Seconds and parts by stage and facts of the host: outside the promise of equal bytes."""
-    stages = {}
-    for stage in dict.fromkeys(each.stage for each in stats):
-        of_stage = [each for each in stats if each.stage == stage]
-        made = [each for each in of_stage if each.was_made]
-        stages[stage] = {
-            "parts_made": len(made),
-            "parts_there": len(of_stage) - len(made),
-            "seconds_in_made_parts": round(sum(each.spent.whole for each in made), 3),
-            "seconds_in_models": round(sum(each.spent.in_models for each in made), 3),
-            "seconds_for_images": round(sum(each.spent.for_images for each in made), 3),
-        }
+def timings(stats: Iterable[PartStats], of_shards: Sequence[Timings] = ()) -> Timings:
+    """Seconds and parts by stage and facts of the host: outside the promise of equal bytes.
+
+    What shards made, by the timings that they noted, counts as made here; their hosts are named.
+    """
     host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
-    return {"stages": stages, "host": host}
+    by_stage = groupby(sorted(stats, key=lambda each: STAGES.index(each.stage)), key=lambda each: each.stage)
+    stages = {stage: stage_timings(list(parts)) for stage, parts in by_stage}
+    for shard in of_shards:
+        for stage in stages.keys() & shard["stages"].keys():
+            stages[stage] = with_shard(stages[stage], shard["stages"][stage])
+    hosts = {"hosts_of_shards": [shard["host"] for shard in of_shards]} if of_shards else {}
+    return {"stages": stages, "host": host, **hosts}
+
+
+def stage_timings(parts: Sequence[PartStats]) -> dict[str, Any]:
+    """What the parts of one stage took, those that were made."""
+    made = [each for each in parts if each.was_made]
+    return {
+        "parts_made": len(made),
+        "parts_there": len(parts) - len(made),
+        "seconds_in_made_parts": round(sum(each.spent.whole for each in made), 3),
+        "seconds_in_models": round(sum(each.spent.in_models for each in made), 3),
+        "seconds_for_images": round(sum(each.spent.for_images for each in made), 3),
+    }
+
+
+def with_shard(here: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:
+    """A stage's timings with those of a shard, whose parts are no longer only there."""
+    added = {key: round(here[key] + shard[key], 3) for key in here.keys() - {"parts_there"}}
+    return {**added, "parts_there": max(0, here["parts_there"] - shard["parts_made"])}
+
+
+def note_timings(run: RunFolder, shard: int, stats: Iterable[PartStats]) -> None:
+    """Notes what a shard made until the run is finished, beside what it had made before it was started again."""
+    name = f"{NOTED_TIMINGS}/{shard:05d}.json"
+    before = [run.read_json(name)] if run.has(name) else []
+    run.write_json(name, timings(stats, before))
+
+
+def noted_timings(run: RunFolder) -> list[Timings]:
+    """The timings that shards noted."""
+    return [run.read_json(f"{NOTED_TIMINGS}/{name}") for name in run.names(NOTED_TIMINGS)]

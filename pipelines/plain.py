@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from pipelines.guarded_units import forget_attempts, process_guarded
-from pipelines.manifest import finish_run
 from pipelines.plan import Plan
 from pipelines.retry_drops import retry_part
+from pipelines.shards import end_plan
 from pipelines.units import PartStats, StoredTable, make_part, stored_part
 
 
@@ -18,7 +18,7 @@ def run_plain(plan: Plan) -> dict[str, Any] | None:
     Returns the manifest, or None for a shard, which leaves that to `--finish`.
     """
     stats = [run_unit(step, unit) for step in plan.steps for unit in plan.unit_numbers]
-    return None if plan.is_shard else finish_run(plan.run, plan.units, plan.stages, stats)
+    return end_plan(plan, stats)
 
 
 def run_unit(step: Any, unit: int) -> PartStats:

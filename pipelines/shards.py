@@ -7,15 +7,16 @@ something else is refused, and finishing checks every part against it, without o
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.manifest import StageFacts, finish_run
+from pipelines.manifest import StageFacts, finish_run, note_timings
 from pipelines.plan import Plan, changed_keys, changes
 from pipelines.retry_drops import unsettled_units
 from pipelines.units import (
     HASH_KEY,
+    PartStats,
     Step,
     StoredTable,
     drops_name,
@@ -95,6 +96,14 @@ def sources_of(step: Step | StoredTable) -> dict[str, list[str]] | None:
 def what_decides(record: dict[str, Any]) -> dict[str, Any]:
     """What all shards must have in common, by stage; how fast they fetch is theirs."""
     return {"versions": record["versions"], **{name: each["fingerprint"] for name, each in record["stages"].items()}}
+
+
+def end_plan(plan: Plan, stats: Sequence[PartStats]) -> dict[str, Any] | None:
+    """Finishes the run whose parts are all there, and returns its manifest; of a shard, notes where its time went."""
+    if plan.is_shard:
+        note_timings(plan.run, plan.shard[0], stats)
+        return None
+    return finish_run(plan.run, plan.units, plan.stages, stats)
 
 
 def finish_shards(run: RunFolder) -> dict[str, Any]:

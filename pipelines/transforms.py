@@ -13,10 +13,10 @@ from typing import Any
 import apache_beam as beam
 
 from ovseg_model.datasets.benchmark import open_label_map_benchmark
-from pipelines.manifest import finish_run
 from pipelines.plain import run_unit
 from pipelines.plan import Plan
 from pipelines.score_predictions import Scores, ScoringJob, sum_scores, write_scores
+from pipelines.shards import end_plan
 from pipelines.units import PartStats, Step, StoredTable
 
 
@@ -68,23 +68,19 @@ class JoinUnits(beam.PTransform):
         return keyed | "Group" >> beam.CoGroupByKey() | "Complete" >> beam.FlatMap(complete_unit).with_output_types(int)
 
 
-class WriteManifest(beam.PTransform):
-    """All stats → one manifest, when every part is there."""
+class EndPlan(beam.PTransform):
+    """All stats → one manifest, when every part is there; None of a shard."""
 
     def __init__(self, plan: Plan) -> None:
-        """The plan whose run is finished."""
+        """The plan whose parts are made."""
         super().__init__()
         self._plan = plan
 
-    def expand(self, tables: tuple[beam.PCollection[PartStats], ...]) -> beam.PCollection[dict]:
-        """One element writes it, so that it is written when all else is there."""
+    def expand(self, tables: tuple[beam.PCollection[PartStats], ...]) -> beam.PCollection[dict | None]:
+        """One element ends it, so that it ends when all else is there."""
         plan = self._plan
-        return (
-            tables
-            | "Flatten" >> beam.Flatten()
-            | "Gather" >> beam.combiners.ToList()
-            | "Write" >> beam.Map(lambda stats: finish_run(plan.run, plan.units, plan.stages, stats))
-        )
+        gathered = tables | "Flatten" >> beam.Flatten() | "Gather" >> beam.combiners.ToList()
+        return gathered | "End" >> beam.Map(lambda stats: end_plan(plan, stats))
 
 
 def define_pipeline(root: beam.Pipeline, plan: Plan, hints: Mapping[str, str] | None = None) -> beam.PCollection[Any]:
@@ -98,7 +94,7 @@ def define_pipeline(root: beam.Pipeline, plan: Plan, hints: Mapping[str, str] | 
     masks = units | "ProposeMasks" >> hinted(MakeParts(plan.masks), hints)
     pairs = (nouns, masks) | "JoinUnits" >> JoinUnits() | "MatchRegions" >> hinted(MakeParts(plan.pairs), hints)
     tables = (captions, nouns, masks, pairs)
-    return tables | ("FlattenShard" >> beam.Flatten() if plan.is_shard else "WriteManifest" >> WriteManifest(plan))
+    return tables | "EndPlan" >> EndPlan(plan)
 
 
 def hinted(parts: MakeParts, hints: Mapping[str, str] | None) -> MakeParts:

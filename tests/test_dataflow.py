@@ -97,7 +97,7 @@ def test_every_step_of_masks_and_scoring_asks_for_a_gpu_and_no_other(plan, googl
     assert gpu == {name for name in hints if name.split("/")[0] in ("ProposeMasks", "MatchRegions")}
     assert len(gpu) >= 4  # both composites, and the step in each
     assert all(hints[name] == GPU_HINTS for name in gpu)
-    assert {name.split("/")[0] for name in hints} >= {"ListUnits", "ReadCaptions", "ExtractNouns", "WriteManifest"}
+    assert {name.split("/")[0] for name in hints} >= {"ListUnits", "ReadCaptions", "ExtractNouns", "EndPlan"}
 
 
 def test_without_an_accelerator_nothing_is_hinted(plan, google):

@@ -1,5 +1,7 @@
 """Several machines on one folder, without an engine: the parts of one run, and a manifest at the end."""
 
+import json
+
 import fake_mine
 import pytest
 from run_files import files_of
@@ -41,6 +43,25 @@ def test_shards_in_any_order_make_the_parts_of_one_run(mine, tmp_path, capsys):
     assert "match_regions" in capsys.readouterr().out
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
     assert not (tmp_path / "run/.shards.json").exists()
+
+
+def test_timings_are_those_of_all_shards(mine, tmp_path):
+    for index in (0, 1, 2, 1):  # the second again, which makes nothing more
+        mine("run", *shard_of(index))
+    notes = [json.loads(path.read_text()) for path in sorted((tmp_path / "run/.unfinished/timings").iterdir())]
+    assert [note["stages"]["match_regions"]["parts_made"] for note in notes] == [2, 2, 1]
+    finish(tmp_path)
+    timings = json.loads((tmp_path / "run/timings.json").read_text())
+    assert {stage: (each["parts_made"], each["parts_there"]) for stage, each in timings["stages"].items()} == {
+        "read_captions": (0, 5),
+        "extract_nouns": (5, 0),
+        "propose_masks": (5, 0),
+        "match_regions": (5, 0),
+    }
+    seconds = sum(note["stages"]["propose_masks"]["seconds_in_made_parts"] for note in notes)
+    assert timings["stages"]["propose_masks"]["seconds_in_made_parts"] == round(seconds, 3) > 0
+    assert timings["hosts_of_shards"] == [note["host"] for note in notes]
+    assert not (tmp_path / "run/.unfinished").exists()
 
 
 def test_a_shard_makes_its_units_only(mine, tmp_path):
