@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest import TABLES_IN_ORDER, part_facts
 from pipelines.part_facts import HASH_KEY, TOTALS_KEY
+from pipelines.stopwatch import SECONDS
 from pipelines.units import StepTotals, Units, drops_name, foreign_file, part_name, read_units
 from pipelines.versions import versions
 from pipelines.write_tables import (
@@ -343,9 +344,9 @@ def _table_facts(parts: Sequence[DerivedPart]) -> dict[str, Any]:
 
 def _timings(stages: Mapping[str, DerivedStage]) -> dict[str, Any]:
     """The same keys as of a mined run's, which `ovseg report` reads."""
-    nothing = {"parts_there": 0, "seconds_in_models": 0.0, "seconds_for_images": 0.0}
+    nothing = {"parts_there": 0, **dict.fromkeys(SECONDS, 0.0)}
     facts = {
-        name: {"parts_made": stage.parts, "seconds_in_made_parts": round(stage.seconds, 3), **nothing}
+        name: {**nothing, "parts_made": stage.parts, "seconds_in_made_parts": round(stage.seconds, 3)}
         for name, stage in stages.items()
     }
     host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}

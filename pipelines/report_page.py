@@ -27,6 +27,7 @@ from pipelines.report_plots import (
     stages_in_order,
     yields_plot,
 )
+from pipelines.stopwatch import SECONDS
 from pipelines.summary import KEPT_AS, ONLY_SCENES, knows_only_scenes
 from pipelines.terminal import escaped, shortened
 from schemas import TABLES
@@ -371,16 +372,24 @@ def timing_section(timings: Mapping[str, Any]) -> str:
     """Seconds by stage, of the parts that the last command made."""
     stages = timings.get("stages", {})
     rows = [timing_row(stage, stages[stage]) for stage in stages_in_order(stages)]
-    header = ("stage", "parts made", "there before", "seconds", "in models", "for images")
+    header = (
+        "stage",
+        "parts made",
+        "there before",
+        "seconds",
+        "in models",
+        "on device",
+        "for images",
+        "opening models",
+    )
     host = ", ".join(f"{name} {value}" for name, value in sorted(timings.get("host", {}).items()))
     about = "Of the parts that the last command made; parts that were there before cost nothing again."
     return section("Time", *([table(header, rows), note(about)] if rows else []), note(host))
 
 
 def timing_row(stage: str, facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A line of the table of times; a derived run notes fewer."""
-    names = ("parts_made", "parts_there", "seconds_in_made_parts", "seconds_in_models", "seconds_for_images")
-    return (stage, *(round(facts.get(name, 0), 1) for name in names))
+    """A line of the table of times; a run of an earlier release noted fewer."""
+    return (stage, *(round(facts.get(name, 0), 1) for name in ("parts_made", "parts_there", *SECONDS)))
 
 
 def options_section(manifest: Mapping[str, Any]) -> str:

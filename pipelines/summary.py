@@ -8,6 +8,7 @@ from typing import Any
 from ovseg_model.clip import EMBEDDED
 from ovseg_model.rank_agreement import agreement_sentence
 from pipelines.guarded_units import HALVED
+from pipelines.stopwatch import SECONDS
 from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
@@ -91,18 +92,21 @@ def work_lines(timings: dict[str, Any]) -> Iterator[str]:
 def seconds_lines(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A line a stage that made parts: its seconds, their share of all, and what they went into.
 
-    Little in models is a device that waits: for images, or for the step's own work.
+    Those on the device are part of those in models. Little of them is a device that waits: for the host's own work in
+    the models, for images, or for the rest of the step.
     """
     made = {stage: facts for stage, facts in stages.items() if facts["seconds_in_made_parts"] > 0}
     if not made:
         return
     whole = sum(facts["seconds_in_made_parts"] for facts in made.values())
     yield ""
-    yield f"{'':<16}{'seconds':>10}{'share':>8}{'in models':>11}{'for images':>12}{'else':>7}"
+    heads = f"{'seconds':>10}{'share':>8}{'in models':>11}{'on device':>11}{'for images':>12}{'opening':>9}{'else':>7}"
+    yield f"{'':<16}{heads}"
     for stage, facts in made.items():
         seconds = facts["seconds_in_made_parts"]
-        models, images = facts["seconds_in_models"] / seconds, facts["seconds_for_images"] / seconds
-        shares = f"{seconds / whole:>8.0%}{models:>11.0%}{images:>12.0%}{max(0.0, 1 - models - images):>7.0%}"
+        models, device, images, opened = (facts[key] / seconds for key in list(SECONDS)[1:])
+        others = max(0.0, 1 - models - images - opened)
+        shares = f"{seconds / whole:>8.0%}{models:>11.0%}{device:>11.0%}{images:>12.0%}{opened:>9.0%}{others:>7.0%}"
         yield f"{stage:<16}{seconds:>10,.1f}{shares}"
 
 
