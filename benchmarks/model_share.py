@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import note
+from benchmarks.results import SHARE, note
 from benchmarks.unit_overhead import draw, mine_in_units
 
 STAGES = ("propose_masks", "match_regions")
@@ -41,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = measure(Path(folder), given.scenes, given.repeats)
-    note("share of seconds in models", "all seconds of both stages", median_share(runs), BAR, GOAL, "a share, no ratio")
+    note("share of seconds in models", "all seconds of both stages", median_share(runs), BAR, GOAL, SHARE)
     text = page(given.scenes, runs)
     print(text)
     if median_share(runs) < BAR:
