@@ -162,9 +162,8 @@ def draw_regions(images: int, masks: int) -> list[tuple[np.ndarray, list[Rle]]]:
     drawn = []
     for seed in range(images):
         randoms = np.random.default_rng(seed)
-        drawn.append(
-            (draw_image(randoms, HEIGHT, WIDTH), encode_masks(draw_ellipses(randoms, masks, HEIGHT, WIDTH) > 0))
-        )
+        image_HW3, masks_NHW = draw_image(randoms, HEIGHT, WIDTH), draw_ellipses(randoms, masks, HEIGHT, WIDTH) > 0
+        drawn.append((image_HW3, encode_masks(masks_NHW)))
     return drawn
 
 
