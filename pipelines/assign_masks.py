@@ -148,12 +148,12 @@ def mutual(candidates: Candidates) -> np.ndarray:
 
 def greedy(candidates: Candidates) -> np.ndarray:
     """Candidate after candidate by falling cosine, if neither its noun nor its mask is taken yet."""
-    return image_by_image(candidates, greedy_in_image)
+    return where_contested(candidates, in_turn)
 
 
 def hungarian(candidates: Candidates) -> np.ndarray:
     """Of the assignments that give the most nouns of an image a mask, the one with the largest sum of cosines."""
-    return image_by_image(candidates, hungarian_in_image)
+    return where_contested(candidates, of_largest_sum)
 
 
 WAYS: dict[str, Callable[[Candidates], np.ndarray]] = {"mutual": mutual, "greedy": greedy, "hungarian": hungarian}
@@ -166,36 +166,20 @@ def firsts(keys_E: np.ndarray) -> np.ndarray:
     return is_first
 
 
-InImage = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""A choice within one image: noun and mask numbers from 0, and cosines, of candidates in order → bool, all (E,)."""
-
-
-def image_by_image(candidates: Candidates, way: InImage) -> np.ndarray:
-    """What a way chooses that takes every noun's best mask where these differ: there it need not be asked."""
+def where_contested(candidates: Candidates, way: Callable[[Candidates], np.ndarray]) -> np.ndarray:
+    """What a way chooses that takes every noun's best mask where these differ: in such images it need not be asked."""
     chosen_E = firsts(candidates.noun_E)
-    starts = np.unique(candidates.image_E, return_index=True)[1]
-    sizes = np.diff(starts, append=len(candidates.image_E))
-    noun_E, mask_E = (numbers_in_image(keys_E, starts, sizes) for keys_E in (candidates.noun_E, candidates.mask_E))
     conflicts = candidates.image_E[chosen_E][~firsts(candidates.mask_E[chosen_E])]
-    for place in np.flatnonzero(np.isin(candidates.image_E[starts], conflicts)):
-        image = slice(starts[place], starts[place] + sizes[place])
-        chosen_E[image] = way(noun_E[image], mask_E[image], candidates.cosine_E[image])
+    contested_E = np.isin(candidates.image_E, conflicts)
+    chosen_E[contested_E] = way(candidates.take(contested_E))
     return chosen_E
 
 
-def numbers_in_image(keys_E: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Keys that sort by image as numbers from 0 in each, which sort as they do."""
-    numbers_E = np.unique(keys_E, return_inverse=True)[1]
-    if not len(starts):
-        return numbers_E
-    return numbers_E - np.repeat(np.minimum.reduceat(numbers_E, starts), sizes)
-
-
-def greedy_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
-    """`greedy`, of the candidates of one image."""
+def in_turn(candidates: Candidates) -> np.ndarray:
+    """`greedy`, candidate by candidate."""
     nouns, masks = set[int](), set[int]()
     chosen = []
-    for noun, mask in zip(noun_E.tolist(), mask_E.tolist(), strict=True):
+    for noun, mask in zip(candidates.noun_E.tolist(), candidates.mask_E.tolist(), strict=True):
         chosen.append(noun not in nouns and mask not in masks)
         if chosen[-1]:
             nouns.add(noun)
@@ -203,18 +187,37 @@ def greedy_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray
     return np.array(chosen, bool)
 
 
-def hungarian_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
-    """`hungarian`, of the candidates of one image."""
+def of_largest_sum(candidates: Candidates) -> np.ndarray:
+    """`hungarian`, image by image; the tables of cosines of all images are filled at once, one after the other."""
     from scipy.optimize import linear_sum_assignment
 
-    count = int(noun_E.max()) + 1
+    starts = np.unique(candidates.image_E, return_index=True)[1]
+    of_image_E = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(candidates.image_E)))
+    noun_E, nouns = numbers_in_image(candidates.noun_E, starts, of_image_E)
+    mask_E, masks = numbers_in_image(candidates.mask_E, starts, of_image_E)
+    ends = np.cumsum(nouns * masks)
+    cell_E = (ends - nouns * masks)[of_image_E] + noun_E * masks[of_image_E] + mask_E
     # No gain in cosines, each from -1 to 1, outweighs a noun without a mask.
-    gain_NM = np.full((count, int(mask_E.max()) + 1), -2.0 * count - 2.0)
-    gain_NM[noun_E, mask_E] = cosine_E
-    mask_of_noun = np.full(count, -1)
-    nouns, masks = linear_sum_assignment(gain_NM, maximize=True)
-    mask_of_noun[nouns] = masks
-    return mask_of_noun[noun_E] == mask_E
+    gains = np.repeat(-2.0 * nouns - 2.0, nouns * masks)
+    gains[cell_E] = candidates.cosine_E
+    chosen = np.zeros(len(gains), bool)
+    for end, count, width in zip(ends.tolist(), nouns.tolist(), masks.tolist(), strict=True):
+        table = slice(end - count * width, end)
+        rows, columns = linear_sum_assignment(gains[table].reshape(count, width), maximize=True)
+        chosen[table].reshape(count, width)[rows, columns] = True
+    return chosen[cell_E]
+
+
+def numbers_in_image(keys_E: np.ndarray, starts: np.ndarray, of_image_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys that sort by image as numbers from 0 in each, which sort as they do, and how many each image has.
+
+    starts: where each image's keys start, (I,), of which of_image_E is the number. Returns int64 (E,) and (I,).
+    """
+    if not len(starts):
+        return keys_E, starts
+    numbers_E = np.unique(keys_E, return_inverse=True)[1]
+    lowest = np.minimum.reduceat(numbers_E, starts)
+    return numbers_E - lowest[of_image_E], np.maximum.reduceat(numbers_E, starts) + 1 - lowest
 
 
 # Rows.

@@ -15,9 +15,11 @@ from pipelines.near_duplicates import (
     duplicate_images,
     first_alike,
     hashes_of,
-    overlapping,
+    most_iou,
+    pairs_of_equals,
     select_images,
     select_masks,
+    those_that_go,
 )
 
 
@@ -93,15 +95,13 @@ def strip(start, end):
 
 def rows_of_masks(masks, **columns):
     """PAIRS rows of one image of 4 x 10 px."""
-    count = len(masks)
-    ends = [(0, 10, 40)] * count
     return rows_with(
-        image_id=["a"] * count,
-        height=[4] * count,
-        width=[10] * count,
+        image_id=["a"] * len(masks),
+        height=[4] * len(masks),
+        width=[10] * len(masks),
         mask=masks,
-        box_xywh_px=[[x, 0, w, 4] for x, w, _ in ends],
-        area_px=[area for *_, area in ends],
+        box_xywh_px=rle.boxes_xywh_px(masks).tolist(),
+        area_px=rle.areas_px(masks).tolist(),
         **columns,
     )
 
@@ -132,8 +132,32 @@ def test_other_images_have_masks_of_their_own():
 
 
 def test_a_mask_that_goes_takes_none_with_it():
-    masks = [strip(0, 6), strip(1, 7), strip(2, 8)]
-    assert overlapping(masks, 0.7) == {1: (0, pytest.approx(5 / 7))}
+    rows = rows_of_masks([strip(0, 6), strip(1, 7), strip(2, 8)], lemma=["dog"] * 3, cosine=[0.3, 0.2, 0.1])
+    kept, dropped = select_masks(rows, 0.7)
+    assert kept.equals(rows.take([0, 2]))
+    assert dropped["detail"].to_pylist() == [f"kept: pair {rows['pair_id'][0]}, IoU 0.714"]
+
+
+def test_what_goes_goes_for_the_first_that_stays():
+    assert those_that_go([(3, 2), (1, 0), (2, 1), (3, 1)]) == {1: 0, 3: 2}
+
+
+def test_all_pairs_of_equal_keys():
+    places = np.concatenate([np.stack(pair, axis=1) for pair in pairs_of_equals(np.array([7, 7, 7, 8, 9, 9]))])
+    assert sorted(places.tolist()) == [[0, 1], [0, 2], [1, 2], [4, 5]]
+
+
+def test_no_iou_is_above_what_boxes_and_areas_allow():
+    masks = [strip(start, end) for start, end in itertools.combinations(range(11), 2)]
+    one, other = np.indices((len(masks), len(masks))).reshape(2, -1)
+    most = most_iou(rle.boxes_xywh_px(masks), rle.areas_px(masks), one, other)
+    # The boxes of strips are full, so that what they allow is what there is.
+    assert most.tolist() == rle.iou_matrix(masks, masks).ravel().tolist()
+    ring = np.ones((1, 4, 10), bool)
+    ring[:, 1:3, 1:9] = False
+    masks = [rle.encode_masks(ring)[0], strip(0, 10)]
+    bound = most_iou(rle.boxes_xywh_px(masks), rle.areas_px(masks), np.array([0]), np.array([1]))
+    assert bound.tolist() == [24 / 40] == [rle.iou_matrix(masks[:1], masks[1:])[0, 0]]
 
 
 def test_no_rows_are_no_mistake():
