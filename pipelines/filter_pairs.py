@@ -235,8 +235,8 @@ class Group(NamedTuple):
 
     @property
     def rows(self) -> pa.Table:
-        """The rows of all its units."""
-        return pa.concat_tables(self.parts)
+        """The rows of all its units, each column in one piece: whatever is done to rows is done piece by piece."""
+        return pa.concat_tables(self.parts).combine_chunks()
 
     def by_unit(self, selection: Selection) -> Iterator[tuple[int, int, pa.Table, pa.Table]]:
         """What came of each unit: its number, the rows it had, those kept, and its drops; each in their order."""
