@@ -58,16 +58,22 @@ class RunnersUp(NamedTuple):
     rank_F: np.ndarray
 
 
-def assign_masks(rows: pa.Table, way: str, row_filter: RowFilter | None = None) -> Selection:
+def assign_masks(
+    rows: pa.Table, way: str, row_filter: RowFilter | None = None, gone: pa.Table | None = None
+) -> Selection:
     """Gives every noun of an image at most one mask, and every mask at most one noun.
 
     Args:
         rows: PAIRS, or ASSIGN_COLUMNS of it; the rows of an image stand together.
         way: mutual, greedy or hungarian (see WAYS).
         row_filter: a runner-up that does not hold it is no candidate.
+        gone: rows that were dropped before; a runner-up that is one of them, noun and mask, is no candidate.
     """
     runners = runners_up(rows)
-    candidates = candidates_of(rows, runners, row_filter)
+    may_F = may_be_had(rows, runners, row_filter)
+    if gone is not None and gone.num_rows:
+        may_F &= ~are_among(rows, runners, gone)
+    candidates = candidates_of(rows, runners, may_F)
     chosen = candidates.take(WAYS[way](candidates))
     kept = assigned_rows(rows, runners, chosen)
     lost_N = np.ones(rows.num_rows, bool)
@@ -96,11 +102,27 @@ def runners_up(rows: pa.Table) -> RunnersUp:
     return RunnersUp(masks, row_F, place_in_group(row_F), best_N[row_F] + place[len(own_N) :])
 
 
-def candidates_of(rows: pa.Table, runners: RunnersUp, row_filter: RowFilter | None) -> Candidates:
-    """Every mask that a noun can be given: its rows', and what of their runners-up holds the condition."""
-    may_F = np.ones(len(runners.row_F), bool)
-    if row_filter and len(may_F):
-        may_F = first_failing(moved_rows(rows, runners, may_F, row_filter.columns), row_filter) < 0
+def may_be_had(rows: pa.Table, runners: RunnersUp, row_filter: RowFilter | None) -> np.ndarray:
+    """Which runners-up hold the condition, bool (F,)."""
+    every_F = np.ones(len(runners.row_F), bool)
+    if not row_filter or not len(every_F):
+        return every_F
+    return first_failing(moved_rows(rows, runners, every_F, row_filter.columns), row_filter) < 0
+
+
+def are_among(rows: pa.Table, runners: RunnersUp, others: pa.Table) -> np.ndarray:
+    """Which runners-up are rows of another table (of PAIRS), noun and mask, bool (F,)."""
+    both = pa.concat_tables([table.select(["image_id", "noun"]) for table in (rows, others)])
+    image, noun = codes_of(both["image_id"]), codes_of(both["noun"])
+    noun_in_image = image * (noun.max(initial=0) + 1) + noun
+    nouns = np.concatenate([noun_in_image[runners.row_F], noun_in_image[rows.num_rows :]])
+    masks = np.concatenate([runners.masks.field("mask_index").to_numpy(), others["mask_index"].to_numpy()])
+    keys = nouns * (int(masks.max(initial=0)) + 1) + masks
+    return np.isin(keys[: len(runners.row_F)], keys[len(runners.row_F) :])
+
+
+def candidates_of(rows: pa.Table, runners: RunnersUp, may_F: np.ndarray) -> Candidates:
+    """Every mask that a noun can be given: its rows', and those of their runners-up that may be had (bool, F)."""
     row = np.concatenate([np.arange(rows.num_rows), runners.row_F[may_F]])
     own = np.full(rows.num_rows, OWN)
     index = np.concatenate([rows["mask_index"].to_numpy(), runners.masks.field("mask_index").to_numpy()[may_F]])

@@ -55,7 +55,7 @@ from pipelines.vocabulary_counts import NounCounts, filtered_vocabulary
 from pipelines.write_tables import REPORT_FILE, RUN_FILE, RunFolder
 from schemas import DROPS, PAIRS, SchemaError, UserError, conform
 
-VERSION = 1
+VERSION = 2
 
 ROWS_PER_GROUP = 8192
 BYTES_PER_GROUP = 1 << 26
@@ -203,13 +203,28 @@ def ways_of(source: Source, options: FilterOptions, row_filter: RowFilter | None
     if options.near_duplicate_images is not None:
         images = images_that_pass(source, row_filter)
         ways.append(partial(select_images, twins=duplicate_images(images, options.near_duplicate_images)))
-    if options.near_duplicate_masks is not None:
-        ways.append(partial(select_masks, least_iou=options.near_duplicate_masks))
-    if options.assign != "none":
-        from pipelines.assign_masks import assign_masks
+    return [*ways, *ways_with_masks(options, row_filter)]
 
-        ways.append(partial(assign_masks, way=options.assign, row_filter=row_filter))
-    return ways
+
+def ways_with_masks(options: FilterOptions, row_filter: RowFilter | None) -> Iterator[Select]:
+    """What is done about the masks of an image: near-duplicates, assignment, or one after the other."""
+    least_iou = options.near_duplicate_masks
+    without_twins = partial(select_masks, least_iou=least_iou) if least_iou is not None else None
+    if options.assign == "none":
+        yield from [without_twins] if without_twins else []
+        return
+    from pipelines.assign_masks import assign_masks
+
+    assign = partial(assign_masks, way=options.assign, row_filter=row_filter)
+    yield partial(select_then_assign, select_masks=without_twins, assign=assign) if without_twins else assign
+
+
+def select_then_assign(rows: pa.Table, select_masks: Select, assign: Callable[..., Selection]) -> Selection:
+    """Near-duplicate masks go first; what went so does not come back as a runner-up of its noun's other rows."""
+    unlike, dropped = select_masks(rows)
+    gone = rows.filter(pc.is_in(rows["pair_id"], dropped["key"].combine_chunks()))
+    kept, not_assigned = assign(unlike, gone=gone)
+    return Selection(kept, pa.concat_tables([dropped, not_assigned]))
 
 
 def images_that_pass(source: Source, row_filter: RowFilter | None) -> pa.Table:

@@ -123,6 +123,23 @@ def test_everything_at_once_in_any_order_of_parts(tmp_path):
     assert parts_of(forth, "vocabulary") == parts_of(back, "vocabulary")
 
 
+@pytest.mark.parametrize(("way", "dog"), [("greedy", 3), ("hungarian", 3), ("mutual", None)])
+def test_a_near_duplicate_that_went_does_not_come_back_as_a_runner_up(tmp_path, way, dog):
+    # Masks 0 and 1 are nearly one, 3 is another. The dog's pair with mask 1 goes; then the cat takes mask 0.
+    cosines = [[0.9, 0.8, 0.1, 0.2], [0.99, 0.1, 0.1, 0.2]]
+    rows = rows_of_table(cosines, ["dog", "cat"], masks_per_noun=2).to_pylist()
+    run = filtered(
+        write_run(tmp_path / "mined", [rows]),
+        tmp_path / "run",
+        *("--near-duplicate-masks", "0.5", "--assign", way, "--where", "cosine > 0.15"),
+    )
+    masks = {row["noun"]: row["mask_index"] for row in rows_of(run)}
+    assert masks == {"cat": 0} | ({"dog": dog} if dog else {})
+    kept, dropped = {row["pair_id"] for row in rows_of(run)}, {row["key"] for row in rows_of(run, "drops")}
+    assert not kept & dropped
+    assert len(rows_of(run)) + len(rows_of(run, "drops")) == len(rows)
+
+
 @pytest.mark.parametrize("rows_per_group", [1, 3, 10_000])
 def test_how_many_units_are_selected_from_together_changes_nothing(tmp_path, monkeypatch, rows_per_group):
     source = competing(tmp_path / "source")
