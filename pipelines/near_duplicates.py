@@ -7,8 +7,7 @@ in which they come: images are looked at by (image_sha256, image_id), and one th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -26,18 +25,11 @@ IMAGE_COLUMNS = ("image_id", "image_sha256", "image_phash")
 MASK_COLUMNS = ("image_id", "lemma", "mask", "box_xywh_px", "area_px", "cosine", "pair_id")
 
 
-class Twin(NamedTuple):
-    """The image that stays in place of another, and by how many bits their hashes differ."""
-
-    image_id: str
-    bits: int
-
-
 # Images.
 
 
-def duplicate_images(images: pa.Table, bits: int) -> dict[str, Twin]:
-    """By image_id, the images that go.
+def duplicate_images(images: pa.Table, bits: int) -> dict[str, str]:
+    """By image_id the images that go, with the image that stays in their place, in words.
 
     Args:
         images: the columns IMAGE_COLUMNS, in any order, a row an image (more rows of one are the same).
@@ -50,7 +42,8 @@ def duplicate_images(images: pa.Table, bits: int) -> dict[str, Twin]:
     goes = np.flatnonzero(stays_N != np.arange(len(ids)))
     distances = np.bitwise_count(hashes_N[goes] ^ hashes_N[stays_N[goes]])
     return {
-        ids[image]: Twin(ids[stays_N[image]], int(distance)) for image, distance in zip(goes, distances, strict=True)
+        ids[image]: f"kept: image {ids[stays_N[image]]}, {distance} bits away"
+        for image, distance in zip(goes, distances, strict=True)
     }
 
 
@@ -126,21 +119,6 @@ def pairs_of_equals(keys_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
         if not len(at):
             return
         yield at, at + step
-
-
-def select_images(rows: pa.Table, twins: Mapping[str, Twin]) -> Selection:
-    """Keeps the rows of all images but those that have a twin."""
-    encoded = rows["image_id"].combine_chunks().dictionary_encode()
-    names, which_N = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    twin_of = [twins.get(name) for name in names]
-    keep_N = np.array([twin is None for twin in twin_of], bool)[which_N]
-    words = [f"kept: image {twin.image_id}, {twin.bits} bits away" if twin else "" for twin in twin_of]
-    return split_rows(
-        rows,
-        keep_N,
-        "near_duplicate_image",
-        pa.array(words, pa.string()).take(encoded.indices.filter(pa.array(~keep_N))),
-    )
 
 
 # Masks.
