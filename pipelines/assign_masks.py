@@ -305,11 +305,15 @@ def reasons_of(rows: pa.Table, lost_N: np.ndarray, every: Candidates, chosen: Ca
     own = every.choice_E == OWN
     mask_N = np.full(rows.num_rows, -1)
     mask_N[every.row_E[own]] = every.mask_E[own]
+    owners = owners_of(mask_N[lost_N], chosen)
+    nouns = rows["noun"].combine_chunks().take(pa.array(owners, mask=owners < 0))
+    return pc.binary_join_element_wise(f"--assign {way}: its mask went to", pc.fill_null(nouns, "no noun"), " ")
+
+
+def owners_of(masks: np.ndarray, chosen: Candidates) -> np.ndarray:
+    """The row that each of some masks (as mask_E) was given to, -1 where it was given to none: int64, as many."""
     by_mask = np.argsort(chosen.mask_E)
-    masks, owners = chosen.mask_E[by_mask], chosen.row_E[by_mask]
-    lost = mask_N[lost_N]
-    place = np.minimum(np.searchsorted(masks, lost), max(0, len(masks) - 1))
-    has_owner = masks[place] == lost if len(masks) else np.zeros(len(lost), bool)
-    nouns = rows["noun"].combine_chunks().take(pa.array(owners[place] if len(masks) else lost[:0]))
-    got = pc.binary_join_element_wise(f"--assign {way}: its mask went to", nouns, " ")
-    return pc.if_else(pa.array(has_owner), got, f"--assign {way}: its mask went to no noun") if len(lost) else got
+    given = np.isin(masks, chosen.mask_E)
+    owners = np.full(len(masks), -1)
+    owners[given] = chosen.row_E[by_mask][np.searchsorted(chosen.mask_E[by_mask], masks[given])]
+    return owners

@@ -28,9 +28,7 @@ from pipelines.derived_run import (
     is_finished,
     open_derived_run,
     open_source,
-    read_source_columns,
     totals_of,
-    unit_parts,
     write_checked_part,
     write_derived_part,
 )
@@ -55,17 +53,14 @@ from pipelines.report import EndOptions, report_at_end
 from pipelines.selection import STAGE, Select, Selection, select, select_images, select_where, split_rows
 from pipelines.summary import stage_lines
 from pipelines.terminal import escaped
+from pipelines.unit_groups import Group, checked_rows, groups_of_units
 from pipelines.units import StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions_of
 from pipelines.vocabulary_counts import NounCounts, filtered_vocabulary
 from pipelines.write_tables import REPORT_FILE, RUN_FILE, RunFolder
-from schemas import DROPS, PAIRS, SchemaError, UserError, conform
+from schemas import DROPS, PAIRS, UserError, conform
 
 VERSION = 2
-
-ROWS_PER_GROUP = 8192
-BYTES_PER_GROUP = 1 << 26
-"""What units that are selected from together hold, about; 64 MB, which rows with crops reach first."""
 
 ASSIGN_WAYS = ("none", "mutual", "greedy", "hungarian")
 
@@ -169,6 +164,17 @@ def checked_criteria(options: FilterOptions, exclude: ExcludeOptions) -> Criteri
     Raises:
         UserError: nothing is selected by, a number is out of its range, the condition is none, or a hash list is none.
     """
+    check_options(options, exclude)
+    row_filter = parse_filter(options.where, PAIRS) if options.where is not None else None
+    return Criteria(options, exclude, row_filter, resolve_exclusions(exclude))
+
+
+def check_options(options: FilterOptions, exclude: ExcludeOptions) -> None:
+    """Refuses what selects nothing, and numbers out of their range.
+
+    Raises:
+        UserError: naming the option.
+    """
     if options == FilterOptions(output=options.output, cap_by=options.cap_by) and not exclude.exclude_images:
         raise UserError(
             "nothing to select by; give --where, --exclude-images, --near-duplicate-images, --near-duplicate-masks, "
@@ -180,8 +186,6 @@ def checked_criteria(options: FilterOptions, exclude: ExcludeOptions) -> Criteri
     if iou is not None and not 0 < iou <= 1:
         raise UserError(f"--near-duplicate-masks: wanted an IoU above 0 and up to 1, got {iou}")
     require_at_least("cap", options.cap, 0)
-    row_filter = parse_filter(options.where, PAIRS) if options.where is not None else None
-    return Criteria(options, exclude, row_filter, resolve_exclusions(exclude))
 
 
 def chosen(options: FilterOptions) -> dict[str, Any]:
@@ -289,51 +293,9 @@ def columns_of(row_filter: RowFilter | None, others: Iterable[str]) -> list[str]
     return [name for name in PAIRS.schema.names if name in wanted]
 
 
-class Group(NamedTuple):
-    """Units that are selected from together, since most of the work is by call and not by row: numbers, and rows."""
-
-    units: list[int]
-    parts: list[pa.Table]
-
-    @property
-    def rows(self) -> pa.Table:
-        """The rows of all its units, each column in one piece: whatever is done to rows is done piece by piece."""
-        return pa.concat_tables(self.parts).combine_chunks()
-
-    def by_unit(self, selection: Selection) -> Iterator[tuple[int, int, pa.Table, pa.Table]]:
-        """What came of each unit: its number, the rows it had, those kept, and its drops; each in their order."""
-        images = [part["image_id"].unique() for part in self.parts]
-        unit_of = np.repeat(np.arange(len(images)), [len(each) for each in images])
-        kept, dropped = (cut(rows, pa.concat_arrays(images), unit_of, len(images)) for rows in selection)
-        yield from zip(self.units, [part.num_rows for part in self.parts], kept, dropped, strict=True)
-
-
-def cut(rows: pa.Table, images: pa.Array, unit_of: np.ndarray, units: int) -> list[pa.Table]:
-    """Rows of a group (with image_id) by unit: of image i of `images` it is number unit_of[i], of `units`."""
-    unit_N = unit_of[pc.index_in(rows["image_id"], images).to_numpy()]
-    ends = np.cumsum(np.bincount(unit_N, minlength=units))
-    ordered = rows.take(pa.array(np.argsort(unit_N, kind="stable")))
-    return [ordered.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
 def checked(selection: Selection) -> Selection:
     """A selection whose rows keep their tables' contracts, and whose drops are in DROPS' order."""
     return Selection(conform(selection.kept, PAIRS), conform(selection.dropped.sort_by(DROPS_ORDER), DROPS))
-
-
-def groups_of_units(source: Source, columns: Sequence[str]) -> Iterator[Group]:
-    """Some columns of all units, in groups of ROWS_PER_GROUP rows or BYTES_PER_GROUP bytes, or a little more."""
-    group, room, rows_left = Group([], []), BYTES_PER_GROUP, ROWS_PER_GROUP
-    for unit, name in unit_parts(source.parts("pairs")):
-        part = read_source_columns(source, name, columns)
-        group.units.append(unit)
-        group.parts.append(part)
-        room, rows_left = room - part.nbytes, rows_left - part.num_rows
-        if room <= 0 or rows_left <= 0:
-            yield group
-            group, room, rows_left = Group([], []), BYTES_PER_GROUP, ROWS_PER_GROUP
-    if group.units:
-        yield group
 
 
 class FilteredGroup(NamedTuple):
@@ -356,19 +318,6 @@ def filtered_groups(source: Source, criteria: Criteria) -> Iterator[FilteredGrou
             selection = capped(selection, within_cap[seen : seen + before_cap.num_rows], criteria.options)
         seen += before_cap.num_rows
         yield FilteredGroup(group, before_cap, selection)
-
-
-def checked_rows(source: Source, group: Group) -> pa.Table:
-    """The rows of a group, checked.
-
-    Raises:
-        UserError: they break the contract of PAIRS.
-    """
-    try:
-        return conform(group.rows, PAIRS)
-    except SchemaError as error:
-        units = f"{group.units[0]} to {group.units[-1]}"
-        raise UserError(f"RUN {source.run.url}: {error} (counted over units {units}); mine them again") from error
 
 
 def rows_within_cap(source: Source, ways: Sequence[Select], criteria: Criteria) -> np.ndarray | None:

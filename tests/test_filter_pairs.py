@@ -13,7 +13,7 @@ from drawn_pairs import pair_rows, write_run
 from run_files import files_of, manifest_of, parts_of
 
 from ovseg_model.pair_files import find_pair_files, open_pair_file
-from pipelines import filter_pairs, write_tables
+from pipelines import filter_pairs, unit_groups, write_tables
 from pipelines.command_line import main
 from pipelines.excluded_images import ExcludedImages
 from pipelines.write_tables import RunFolder
@@ -149,7 +149,7 @@ def test_how_many_units_are_selected_from_together_changes_nothing(tmp_path, mon
     source = competing(tmp_path / "source")
     options = ("--assign", "hungarian", "--cap", "2")
     wanted = files_of(filtered(source, tmp_path / "wanted", *options))
-    monkeypatch.setattr(filter_pairs, "ROWS_PER_GROUP", rows_per_group)
+    monkeypatch.setattr(unit_groups, "ROWS_PER_GROUP", rows_per_group)
     assert files_of(filtered(source, tmp_path / "run", *options)) == wanted
 
 
