@@ -212,6 +212,15 @@ def verdict(measured: dict[str, Measured]) -> str:
     return f"Above a bar: {', '.join(failed)}." if failed else "All keep both bars."
 
 
+def page(rows: int, measured: dict[str, Measured], load: float, processors: int) -> str:
+    """The page below its heading: what is measured how, the figures, and whether the machine was quiet."""
+    said = f"Load average {load:.1f} of {processors} processors at the end"
+    shared = (
+        ": other programs took turns on the processor and slowed both kinds of seconds" if load > processors else ""
+    )
+    return f"{__doc__}\n{table(rows, measured)}\n\n{verdict(measured)}\n{said}{shared}."
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints, writes the page; ends with status 1 above a bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,11 +237,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in given.only:
             measured[name] = measure(Path(folder, "run"), Path(folder, name.replace(" ", "-")), COMMANDS[name])
             print(f"{name}: {measured[name]}", flush=True)
-    load = f"Load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} processors at the end."
-    page = f"{table(rows, measured)}\n\n{verdict(measured)}\n{load}"
-    print(page)
+    text = page(rows, measured, os.getloadavg()[0], os.cpu_count() or 1)
+    print(text)
     if given.output:
-        given.output.write_text(f"# Speed of `ovseg filter`\n\n{__doc__}\n{page}\n", encoding="utf-8")
+        given.output.write_text(f"# Speed of `ovseg filter`\n\n{text}\n", encoding="utf-8")
     sys.exit(0 if all(each.holds for each in measured.values()) else 1)
 
 
