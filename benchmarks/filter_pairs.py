@@ -196,27 +196,25 @@ def table(rows: int, measured: dict[str, Measured]) -> str:
     """Markdown: a row a command."""
     lines = ["| command | kept of " + f"{rows:,}" + " | wall, s | CPU, s | peak, MB |", "|---|---:|---:|---:|---:|"]
     for name, each in measured.items():
+        options = " ".join(f'"{part}"' if " " in part else part for part in COMMANDS[name])
         figures = f"{each.seconds:.1f} | {each.cpu_seconds:.1f} | {each.peak_bytes / 1e6:,.0f}"
-        lines.append(f"| `{as_typed(name)}` | {each.kept:,} | {figures} |")
+        lines.append(f"| `{options}` | {each.kept:,} | {figures} |")
     return "\n".join(lines)
 
 
-def as_typed(name: str) -> str:
-    """The options of a command as a user types them."""
-    return " ".join(f'"{part}"' if " " in part else part for part in COMMANDS[name])
-
-
 def verdict(measured: dict[str, Measured]) -> str:
-    """Which commands are above a bar, in a sentence."""
-    failed = [f"`{as_typed(name)}`" for name, each in measured.items() if not each.holds]
-    return f"Above a bar: {', '.join(failed)}." if failed else "All keep both bars."
+    """How many commands are above a bar, in a sentence."""
+    failed = sum(not each.holds for each in measured.values())
+    return f"Above a bar: {failed} of {len(measured)}." if failed else "All keep both bars."
 
 
 def page(rows: int, measured: dict[str, Measured], load: float, processors: int) -> str:
     """The page below its heading: what is measured how, the figures, and whether the machine was quiet."""
     said = f"Load average {load:.1f} of {processors} processors at the end"
     shared = (
-        ": other programs took turns on the processor and slowed both kinds of seconds" if load > processors else ""
+        ": other programs took turns on the processor, and quiet cores need less of both seconds"
+        if load > processors
+        else ""
     )
     return f"{__doc__}\n{table(rows, measured)}\n\n{verdict(measured)}\n{said}{shared}."
 

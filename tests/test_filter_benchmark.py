@@ -36,6 +36,6 @@ def test_the_table_and_its_bars():
     assert not within._replace(peak_bytes=2_100_000_000).holds
     assert verdict({"mutual": within}) == "All keep both bars."
     several = {"mutual": within, "hungarian": within._replace(seconds=61.0)}
-    assert verdict(several) == "Above a bar: `--assign hungarian`."
+    assert verdict(several) == "Above a bar: 1 of 2."
     assert page(20, {"mutual": within}, 1.04, 2).endswith("bars.\nLoad average 1.0 of 2 processors at the end.")
     assert "other programs took turns" in page(20, {"mutual": within}, 2.5, 2)
