@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.manifest import TABLES_IN_ORDER, part_facts
+from pipelines.open_run import open_run_with_pairs
 from pipelines.part_facts import HASH_KEY, TOTALS_KEY
 from pipelines.stopwatch import SECONDS
 from pipelines.units import StepTotals, Units, drops_name, foreign_file, part_name, read_units
@@ -34,7 +35,6 @@ from pipelines.write_tables import (
     RunFolder,
     parquet_bytes,
     run_folder_at,
-    stamp,
 )
 from schemas import DROPS, TABLES, SchemaError, UserError, conform
 from schemas.run import RUN_FORMAT, check_run
@@ -91,27 +91,11 @@ def open_source(url: str, option: str = "RUN") -> Source:
     Raises:
         UserError: there is none, it is not finished, of another release, or has no PAIRS.
     """
-    run = run_folder_at(url, option)
-    if not run.has(RUN_FILE) or not run.has(SUCCESS_FILE):
-        raise UserError(
-            f"{option} {url}: there is no finished run; give the folder of one, or the command that made it once more"
-        )
-    data, units = run.read(RUN_FILE), read_units(run)
-    try:
-        manifest = check_run(json.loads(data))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{option} {url}: run.json is not one of this release ({error}); mine the run again") from error
+    finished = open_run_with_pairs(url, option)
+    units = read_units(finished.run)
     if units is None:
         raise UserError(f"{option} {url}: has no {UNITS_FILE}; give the whole folder of a run")
-    if "pairs" not in manifest["tables"]:
-        raise UserError(f"{option} {url}: the run has no PAIRS; make them with ovseg match --output {url}")
-    for table, facts in manifest["tables"].items():
-        if facts["version"] != TABLES[table].version:
-            raise UserError(
-                f"{option} {url}: wanted version {TABLES[table].version} of its {table} table, got {facts['version']}; "
-                "mine the run again with this release"
-            )
-    return Source(run, manifest, stamp(data).sha256, units)
+    return Source(*finished, units)
 
 
 def source_entries(sources: Iterable[Source]) -> list[dict[str, Any]]:

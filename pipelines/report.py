@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovseg_model.fetch_options import FetchOptions
+from pipelines.open_run import open_finished_run
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.terminal import escaped
-from pipelines.write_tables import REPORT_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder, run_folder_at
+from pipelines.write_tables import REPORT_FILE, RunFolder, open_run_folder
 from schemas import UserError
-from schemas.run import check_run
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,7 @@ def open_finished(url: str, writable: bool) -> RunFolder:
     """
     if not url:
         raise UserError("RUN is missing; give the directory of a finished run")
-    run = run_folder_at(url, "RUN", writable)
-    if not run.has(SUCCESS_FILE) or not run.has(RUN_FILE):
-        raise UserError(f"RUN {url}: there is no finished run; mine it first with ovseg mine --output {url}")
-    try:
-        check_run(run.read_json(RUN_FILE))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"RUN {url}: run.json is not one of this release ({error}); mine the run again") from error
-    return run
+    return open_finished_run(url, "RUN", writable).run
 
 
 def make_report(run: RunFolder, fetch: FetchOptions) -> bytes:

@@ -54,7 +54,10 @@ IMAGES = {
     "fetch_disallowed": Reason("the server asks machines not to use the image (X-Robots-Tag)"),
     "excluded_image": Reason("the image is on a list that --exclude-images names, of an evaluation set for example"),
 }
-"""Why an image is dropped before anything looks at it, by propose_masks, or its nouns are, by match_regions."""
+"""Why an image is dropped before anything looks at it, by propose_masks, or its nouns are, by match_regions.
+
+Its pairs, by filter_pairs, for being on a list alone.
+"""
 
 MASKS = {
     "no_masks": Reason("no mask: the generator found none, or none is stored"),

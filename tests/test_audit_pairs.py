@@ -16,7 +16,7 @@ from ovseg_model.rle import encode_labels, encode_masks
 from pipelines.command_line import main
 from pipelines.draw_audit import DPI, INCHES
 from pipelines.judge_pairs import judge_run
-from pipelines.write_tables import RunFolder
+from pipelines.open_run import open_run_with_pairs
 
 SCENES = SPLITS["val"][:6]
 
@@ -87,7 +87,7 @@ def test_a_mined_run_agrees_with_judge_and_counts_nouns_without_pairs(scenes, tm
     arguments += ["format=labelmap", "--clip", str(clip), "--runner", "plain", "--output", str(run)]
     assert main(["mine", *arguments]) == 0
     numbers = audited(run, run, "--scenes", scenes)
-    judged = list(judge_run(RunFolder(str(run)), scenes))
+    judged = list(judge_run(open_run_with_pairs(str(run), "RUN"), scenes))
     named = [each for each in judged if each.meant]
     assert numbers["judged"]["pairs"] == len(named)
     assert numbers["judged"]["right"] == numbers["all_nouns"]["right"] == sum(each.right for each in named)
