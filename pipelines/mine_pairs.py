@@ -61,48 +61,19 @@ RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner
 
 
 INPUT = (ReadOptions, FreezeOptions)
+WITH_IMAGES = (FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions)
+"""What every verb takes that reads images."""
+
+GROUPS = (FreezeOptions, NounOptions, MaskOptions, ExcludeOptions, MatchOptions, *WITH_IMAGES)
+"""The fields of MineOptions behind the first, in order."""
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (
-        *INPUT,
-        NounOptions,
-        MaskOptions,
-        ExcludeOptions,
-        MatchOptions,
-        FetchOptions,
-        RunOptions,
-        AcceleratorOptions,
-        RetryOptions,
-        ShardOptions,
-    ),
+    "mine": (ReadOptions, *GROUPS),
     "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
-    "masks": (
-        *INPUT,
-        MaskOptions,
-        ExcludeOptions,
-        FetchOptions,
-        RunOptions,
-        AcceleratorOptions,
-        RetryOptions,
-        ShardOptions,
-    ),
-    "match": (MatchOptions, ExcludeOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "masks": (*INPUT, MaskOptions, ExcludeOptions, *WITH_IMAGES),
+    "match": (MatchOptions, ExcludeOptions, *WITH_IMAGES),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
-
-GROUPS = (
-    FreezeOptions,
-    NounOptions,
-    MaskOptions,
-    ExcludeOptions,
-    MatchOptions,
-    FetchOptions,
-    RunOptions,
-    AcceleratorOptions,
-    RetryOptions,
-    ShardOptions,
-)
-"""The fields of MineOptions behind the first, in order."""
 
 MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
 """The tables that each verb makes."""
