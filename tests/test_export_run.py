@@ -220,6 +220,30 @@ def test_a_users_mistake_is_one_sentence_and_leaves_nothing(run, tmp_path, argum
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("place", ["run/export", "run/pairs/a/b", "link/export", "out/../run/export", "by_link/export"])
+def test_an_export_inside_its_run_is_refused(run, tmp_path, place, capsys, monkeypatch):
+    """By whatever name: relative, by a link to the run, and by a link into it."""
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "by_link").symlink_to(run / "pairs")
+    monkeypatch.chdir(tmp_path)
+    before = files_of(run)
+    for source in ("run", "link"):
+        assert main(["export", source, "--format", "coco", "--output", place]) == 2
+        assert f"lies inside the run {tmp_path / source}, whose files are all its own" in capsys.readouterr().err
+    assert files_of(run) == before
+
+
+def test_an_export_beside_its_run_may_begin_with_its_name_and_makes_folders(run, tmp_path):
+    assert record_of(exported(run, tmp_path / "run-2/new/out"))["totals"]["kept"] == ROWS
+
+
+def test_the_bar_counts_what_is_read_of_what_there_is(run, tmp_path, capsys):
+    exported(run, tmp_path / "out", "coco", "--where", 'noun == "ball"')
+    shown = capsys.readouterr().err
+    assert "export: 100%" in shown
+    assert "9/9" in shown
+
+
 def test_an_unfinished_run_is_refused(run, tmp_path, capsys):
     (run / "_SUCCESS").unlink()
     assert main(["export", str(run), "--format", "coco", "--output", str(tmp_path / "out")]) == 2
