@@ -11,7 +11,7 @@ from pipelines.exports.export_options import ExportOptions
 from pipelines.exports.public_names import public_value
 from pipelines.exports.selected_pairs import STAGE, SelectedPairs
 from pipelines.markdown import markdown_table
-from schemas.drops import REASONS, STAGES
+from schemas.drops import REASONS, stages_in_order
 
 CHIEF_OPTIONS = {
     "read_captions": ("captions", "captions_per_image"),
@@ -56,7 +56,9 @@ def how_it_was_made(pairs: SelectedPairs, options: ExportOptions) -> Iterator[st
     yield markdown_table(header, map(stage_row, stages)) + "\n"
     yield markdown_table(("run", "stage", "reason", "dropped", "meaning"), drop_rows(stages)) + "\n"
     yield f"run.json of the run has sha256 {pairs.run_sha256}. Options of the export, and of each stage of the run:\n"
-    yield json_block({STAGE: options.stated(), **stage_options(manifest)})
+    yield json_block(
+        {STAGE: options.stated(), **{stage: facts["options"] for stage, facts in manifest["stages"].items()}}
+    )
     yield "Versions of what made its rows:\n"
     yield json_block(manifest["versions"])
     if manifest["sources"]:
@@ -67,7 +69,8 @@ def how_it_was_made(pairs: SelectedPairs, options: ExportOptions) -> Iterator[st
 def stages_behind(pairs: SelectedPairs, options: ExportOptions) -> Iterator[StageOfRun]:
     """The stages of all runs behind an export, those of a source before what was made of it; last the export."""
     for run_sha256, manifest in runs_behind(pairs.run_sha256, pairs.manifest).items():
-        for stage, facts in ordered_stages(manifest):
+        for stage in stages_in_order(manifest["stages"]):
+            facts = manifest["stages"][stage]
             yield StageOfRun(run_sha256[:SHORT_HASH], stage, facts["counts"], facts["options"], facts["totals"])
     yield StageOfRun(EXPORT_NAME, STAGE, "pairs", options.stated(), pairs.tally.totals())
 
@@ -78,16 +81,6 @@ def runs_behind(run_sha256: str, manifest: Mapping[str, Any]) -> dict[str, Mappi
     for source in manifest["sources"]:
         runs |= runs_behind(source["run_sha256"], source)
     return {**runs, run_sha256: manifest}
-
-
-def ordered_stages(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """A run's stages and what its manifest says of them, in the order of the data."""
-    return sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0]))
-
-
-def stage_options(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """All options by stage."""
-    return {stage: facts["options"] for stage, facts in ordered_stages(manifest)}
 
 
 def stage_row(each: StageOfRun) -> tuple[str, ...]:

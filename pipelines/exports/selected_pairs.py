@@ -149,8 +149,10 @@ class SelectedPairs:
             self._write_drops(part)
 
     def _selected(self, rows: pa.Table) -> pa.Table:
+        """The rows that the filter lets pass, in their order; the others are dropped."""
         if self.filter is None:
             return rows
+        # By place and not by a negated filter: of a null a condition and its negation are null, and neither passes.
         placed = rows.append_column("place", pa.array(range(rows.num_rows)))
         passed = placed.filter(self.filter.expression)
         left = placed.filter(pc.invert(pc.is_in(placed["place"], passed["place"].combine_chunks())))
