@@ -13,7 +13,7 @@ from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
-from schemas.drops import STAGES
+from schemas.drops import STAGES, stages_in_order
 
 KEPT_AS = {
     "read_captions": "kept",
@@ -24,6 +24,8 @@ KEPT_AS = {
     "filter_pairs": "kept",
 }
 """What kept means at each stage."""
+
+MEANINGLESS = "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."
 
 ONLY_SCENES = (
     "SCENES: the CLIP that is used ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
@@ -50,7 +52,7 @@ def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, A
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
-        lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
+        lines += ["", MEANINGLESS]
     if knows_only_scenes(manifest["weights"]):
         lines += ["", *ONLY_SCENES]
     return "\n".join(map(escaped, [*lines, "", f"run: {run.url}"]))
@@ -66,7 +68,8 @@ def knows_only_scenes(weights: Sequence[dict[str, Any]]) -> bool:
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """A line a stage, and under it a line a reason."""
     yield f"{'stage':<16}{'read':>10}  {'':<9}{'kept':>10}  {'':<11}{'dropped':>10}"
-    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
+    for stage in stages_in_order(manifest["stages"]):
+        facts = manifest["stages"][stage]
         totals = facts["totals"]
         kept = f"{totals['kept']:>10,}  {KEPT_AS[stage]:<11}"
         yield f"{stage:<16}{totals['read']:>10,}  {facts['counts']:<9}{kept}{sum(totals['dropped'].values()):>10,}"
@@ -119,8 +122,8 @@ def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
 
 def halved_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """A line a stage whose models ran out of memory and went on with smaller batches."""
-    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
-        halved = facts["totals"].get("measured", {}).get(HALVED, 0)
+    for stage in stages_in_order(manifest["stages"]):
+        halved = manifest["stages"][stage]["totals"].get("measured", {}).get(HALVED, 0)
         if halved:
             yield (
                 f"OUT OF MEMORY: {stage} made {halved:,} batches smaller than asked; last digits of their rows may be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -111,6 +112,12 @@ STAGES = (
     "export_pairs",
 )
 """The stages that drop, in the order of the data."""
+
+
+def stages_in_order(stages: Iterable[str]) -> list[str]:
+    """Stages in the order of the data, those of others' making last."""
+    return sorted(stages, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES))
+
 
 DROPS = table(
     "drops",
