@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.fetch_options import FetchOptions
-from pipelines.exports.datasets_card import CARD_FILE, card, public_value
+from pipelines.exports.card import CARD_FILE, card, public_value
 from pipelines.exports.export_options import FORMATS, ExportOptions
 from pipelines.exports.selected_pairs import SelectedPairs
 from pipelines.options import SentenceParser, add_options, read_options

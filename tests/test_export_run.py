@@ -13,7 +13,7 @@ from run_files import files_of
 
 from pipelines.command_line import main
 from pipelines.exports import selected_pairs
-from pipelines.exports.datasets_card import hub_licence, licence_words, size_category
+from pipelines.exports.card import hub_licence, licence_words, size_category
 from pipelines.exports.export_options import FORMATS, ExportOptions
 from pipelines.exports.how_made import runs_behind
 from schemas import UserError

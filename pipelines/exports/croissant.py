@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.exports.datasets_card import licence_words, meaning_of
+from pipelines.exports.card import licence_words, meaning_of
 from pipelines.exports.selected_pairs import Tally
 from schemas import PAIRS
 
