@@ -115,11 +115,12 @@ class OnePassEncoder:
     def _forward(self, squares: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], rows: int) -> list[np.ndarray]:
         """One forward of a fixed number of images, so that a vector does not depend on how many came."""
         clip, missing = self.clip, self._images_per_forward(rows) - len(squares)
-        pixels_B3SS = torch.stack([*squares, *squares[-1:] * missing])
-        pixels_B3SS = normalise(pixels_B3SS.to(clip.device), clip.mean, clip.std)
         with clip.inference():
+            pixels_B3SS = torch.stack([*squares, *squares[-1:] * missing])
+            pixels_B3SS = clip.cast(normalise(pixels_B3SS.to(clip.device), clip.mean, clip.std))
+            sent = [kept_NP.to(clip.device) for kept_NP in kept]
             layers, masks_at_once = self._options.layers, MASKS_PER_IMAGE * rows
-            features = encode_masks(self._tower, clip.cast(pixels_B3SS), kept, layers, masks_at_once)
+            features = encode_masks(self._tower, pixels_B3SS, sent, layers, masks_at_once)
             return [unit_rows(each) if len(each) else np.empty((0, clip.embed_dim), np.float32) for each in features]
 
     def _square(self, image_HW3: np.ndarray) -> torch.Tensor:
@@ -127,14 +128,14 @@ class OnePassEncoder:
         return square_image(image_HW3, self._size_px, fill_rgb, self._regions.antialias)
 
     def _patches(self, image_HW3: np.ndarray, chunks: Iterable[np.ndarray]) -> torch.Tensor:
-        """Which patches each mask reads, bool (N, P)."""
+        """Which patches each mask reads, bool (N, P), on the host: a thread that reads ahead leaves the device alone."""
         shares = []
         for masks_NHW in chunks:
             if masks_NHW.shape[1:] != image_HW3.shape[:2]:
                 raise ValueError(f"masks: wanted (H, W) {image_HW3.shape[:2]} as the image, got {masks_NHW.shape[1:]}")
             shares.append(square_patch_shares(masks_NHW, self._grid).reshape(-1, self._grid**2))
         shares_NP = np.concatenate([np.zeros((0, self._grid**2), np.float32), *shares])
-        return patches_read(torch.from_numpy(shares_NP).to(self.clip.device), self._options.patch_share)
+        return patches_read(torch.from_numpy(shares_NP), self._options.patch_share)
 
 
 def check_one_pass(clip: Clip, options: OnePassOptions) -> None:
