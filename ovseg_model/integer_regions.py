@@ -119,7 +119,7 @@ def _as_words(rgb: np.ndarray) -> np.ndarray:
 
 
 class CutMasks(NamedTuple):
-    """An image on a device, and what its masks show of it."""
+    """An image, and what its masks show of it."""
 
     pixels_P3: torch.Tensor
     """RGB uint8, rows on end."""
@@ -134,8 +134,8 @@ class CutMasks(NamedTuple):
     """bool, the masks inside their boxes, rows on end, box after box."""
 
 
-def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions, device: str) -> CutMasks:
-    """Returns an image and the boxes of its masks on a device, for `device_regions`.
+def cut_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions) -> CutMasks:
+    """Returns an image and the boxes of its masks on the host, for `send_cut_masks`.
 
     Raises ValueError as `regions.region_batch`.
     """
@@ -145,9 +145,25 @@ def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOpti
         mask_HW[y : y + height, x : x + width].reshape(-1)
         for mask_HW, (x, y, width, height) in zip(masks_NHW, boxes_N4.tolist(), strict=True)
     ]
-    pixels_P3 = torch.from_numpy(np.ascontiguousarray(image_HW3).reshape(-1, 3)).to(device)
-    masks_P = torch.from_numpy(np.concatenate(cut) if cut else np.zeros(0, bool)).to(device)
-    return CutMasks(pixels_P3, image_HW3.shape[1], boxes_N4, masks_P)
+    pixels_P3 = torch.from_numpy(np.ascontiguousarray(image_HW3).reshape(-1, 3))
+    return CutMasks(
+        pixels_P3, image_HW3.shape[1], boxes_N4, torch.from_numpy(np.concatenate([np.zeros(0, bool), *cut]))
+    )
+
+
+def send_cut_masks(pieces: Sequence[CutMasks], device: str) -> CutMasks:
+    """Returns several pieces of one image as one on a device, for `device_regions`: its pixels are sent once."""
+    boxes_N4 = np.concatenate([piece.boxes_N4 for piece in pieces])
+    masks_P = torch.cat([piece.masks_P for piece in pieces])
+    return CutMasks(pieces[0].pixels_P3.to(device), pieces[0].width, boxes_N4, masks_P.to(device))
+
+
+def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions, device: str) -> CutMasks:
+    """Returns an image and the boxes of its masks on a device, for `device_regions`.
+
+    Raises ValueError as `regions.region_batch`.
+    """
+    return send_cut_masks([cut_masks(image_HW3, masks_NHW, options)], device)
 
 
 def device_regions(

@@ -128,7 +128,7 @@ class OnePassEncoder:
         return square_image(image_HW3, self._size_px, fill_rgb, self._regions.antialias)
 
     def _patches(self, image_HW3: np.ndarray, chunks: Iterable[np.ndarray]) -> torch.Tensor:
-        """Which patches each mask reads, bool (N, P), on the host: a thread that reads ahead leaves the device alone."""
+        """Which patches each mask reads, bool (N, P), on the host: a thread that reads ahead leaves devices alone."""
         shares = []
         for masks_NHW in chunks:
             if masks_NHW.shape[1:] != image_HW3.shape[:2]:
