@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from ovseg_model.clip import Clip, pooled_at_class_token, project_class_token, unit_rows
+from ovseg_model.clip import Clip, on_host, pooled_at_class_token, project_class_token, sent_to, unit_rows
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.mask_adapted_clip import resize_positions
 from ovseg_model.read_ahead import iterate_ahead
@@ -115,13 +116,14 @@ class OnePassEncoder:
     def _forward(self, squares: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], rows: int) -> list[np.ndarray]:
         """One forward of a fixed number of images, so that a vector does not depend on how many came."""
         clip, missing = self.clip, self._images_per_forward(rows) - len(squares)
-        with clip.inference():
-            pixels_B3SS = torch.stack([*squares, *squares[-1:] * missing])
-            pixels_B3SS = clip.cast(normalise(pixels_B3SS.to(clip.device), clip.mean, clip.std))
-            sent = [kept_NP.to(clip.device) for kept_NP in kept]
+        with clip.inference(), device_at_work(clip.device):
+            pixels_B3SS = sent_to(clip.device, torch.stack([*squares, *squares[-1:] * missing]))
+            pixels_B3SS = clip.cast(normalise(pixels_B3SS, clip.mean, clip.std))
+            sent = [sent_to(clip.device, kept_NP) for kept_NP in kept]
             layers, masks_at_once = self._options.layers, MASKS_PER_IMAGE * rows
             features = encode_masks(self._tower, pixels_B3SS, sent, layers, masks_at_once)
-            return [unit_rows(each) if len(each) else np.empty((0, clip.embed_dim), np.float32) for each in features]
+            vectors_ND = unit_rows(torch.cat(features))
+        return np.split(on_host(vectors_ND), np.cumsum([len(each) for each in kept])[:-1])
 
     def _square(self, image_HW3: np.ndarray) -> torch.Tensor:
         fill_rgb = fill_colour(self.clip.mean, self._regions)

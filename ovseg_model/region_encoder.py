@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ovseg_model.clip import on_host
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.read_ahead import iterate_ahead
 from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
@@ -101,12 +103,14 @@ class RegionEncoder:
 
     def _embed_columns(self, columns_of: Iterable[Sequence[torch.Tensor]], images: int) -> list[np.ndarray]:
         """Vectors of each of so many images, from what `_columns` gives."""
-        clip = self.clip
-        vectors, owners = [np.empty((0, clip.embed_dim), np.float32)], [np.empty(0, np.int64)]
-        for owner_N, *columns in _whole_forwards(columns_of, clip.image_batch):
-            vectors.append(clip.embed_images(*columns))
+        import torch
+
+        vectors, owners = [], [np.empty(0, np.int64)]
+        for owner_N, *columns in _whole_forwards(columns_of, self.clip.image_batch):
+            vectors.append(self.clip.image_vectors(*columns))
             owners.append(owner_N.numpy())
-        return _of_images(vectors, owners, images)
+        vectors_ND = on_host(torch.cat(vectors)) if vectors else np.empty((0, self.clip.embed_dim), np.float32)
+        return _of_images(vectors_ND, np.concatenate(owners), images)
 
     def _coming(self, items: Iterable[Item]) -> Iterable[Item]:
         """The items, made by a thread while the device works."""
@@ -167,8 +171,9 @@ class RegionEncoder:
         most_px, regions = max(1, rows // GROUPED_FORWARDS) * PIXELS_PER_ROW, []
         for few in _in_groups(group, rows):
             of_images = groupby(few, lambda chunk: chunk.owner)
-            sent = [send_cut_masks([chunk.cut for chunk in own], clip.device) for _, own in of_images]
-            regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
+            with device_at_work(clip.device):
+                sent = [send_cut_masks([chunk.cut for chunk in own], clip.device) for _, own in of_images]
+                regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
         return torch.cat(regions) if len(regions) > 1 else regions[0]
 
 
@@ -194,9 +199,8 @@ def _whole_forwards(chunks: Iterable[Sequence[torch.Tensor]], rows: int) -> Iter
         yield [torch.cat(column) for column in zip(*waiting, strict=True)]
 
 
-def _of_images(vectors: Sequence[np.ndarray], owners: Sequence[np.ndarray], images: int) -> list[np.ndarray]:
+def _of_images(vectors_ND: np.ndarray, owner_N: np.ndarray, images: int) -> list[np.ndarray]:
     """The vectors of each image, given the image of each."""
-    vectors_ND, owner_N = np.concatenate(vectors), np.concatenate(owners)
     return [vectors_ND[owner_N == number] for number in range(images)]
 
 

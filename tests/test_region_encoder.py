@@ -1,6 +1,8 @@
 """Masked regions through any CLIP, and a mask-adapted CLIP under --clip like any other."""
 
+import contextlib
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -157,6 +159,31 @@ def test_the_pixels_of_an_image_are_sent_once_for_all_its_chunks(base, monkeypat
     found = encoder._embed_on_device([(image, [masks] * 3), (other, []), (other, [more, more[:0], more])])
     assert pieces == [3, 2]
     assert [each.tobytes() for each in np.split(found[0], 3)] == [found[0][:2].tobytes()] * 3
+
+
+def test_vectors_of_all_images_leave_the_device_at_once(base, monkeypatch):
+    on_host, copies = region_encoder.on_host, []
+    monkeypatch.setattr(region_encoder, "on_host", lambda vectors: copies.append(len(vectors)) or on_host(vectors))
+    several = [(image, [masks] * 5) for image, masks in images()]
+    for way in ("float", "near"):
+        RegionEncoder(load_clip(base, image_batch=2), OPTIONS, way).embed(several)
+    assert copies == [20, 20]
+
+
+def test_cutting_on_the_device_is_its_work_too(base, monkeypatch):
+    at_work = []
+
+    @contextlib.contextmanager
+    def noted(device):
+        at_work.append((device, threading.current_thread()))
+        yield
+
+    monkeypatch.setattr(region_encoder, "device_at_work", noted)
+    several = [(image, [masks] * 5) for image, masks in images()]
+    RegionEncoder(load_clip(base), OPTIONS, ahead=True).embed(several)
+    assert at_work == []
+    RegionEncoder(load_clip(base), OPTIONS, "near", ahead=True)._embed_on_device(several)
+    assert at_work == [("cpu", threading.current_thread())]
 
 
 def test_rows_that_do_not_fill_a_forward_wait_for_the_next_group(base, tmp_path, monkeypatch):
