@@ -19,6 +19,7 @@ import pyarrow as pa
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
 from ovseg_model.rank_agreement import best_masks, rank_agreement
+from ovseg_model.region_encoder import GROUPED_FORWARDS
 from ovseg_model.scorer import ClipScorerSpec, ImageMasks, Scorer, TwoWayScorer, open_scorer
 from pipelines.excluded_images import REASON, ExcludedImages, ExclusionSpec, find_excluded, opened
 from pipelines.hard_negatives import NegativesSpec, UnitNegatives, unit_negatives
@@ -39,6 +40,9 @@ TEMPERATURE = 100.0
 
 REGIONS_PER_GROUP = 256
 """Masked regions gathered, over images, before the scorer sees them; it pads each micro-batch, so fewer is waste."""
+
+GROUPS_AT_ONCE = 4
+"""Groups of regions that a device makes at once, gathered likewise: while it works on one, the next is decoded."""
 
 MASKS_PER_GROUP = 16 * REGIONS_PER_GROUP
 """The same where all masks of an image share a forward: about 40 images of 100 masks."""
@@ -300,7 +304,14 @@ class OnePass:
     @property
     def masks_per_group(self) -> int:
         """Masks that are gathered before the scorer sees them."""
-        return MASKS_PER_GROUP if self.options.scorer == "one-pass" else REGIONS_PER_GROUP
+        return (
+            self.masks_per_pass if self.options.scorer == "one-pass" else regions_per_group(self.options.region_batch)
+        )
+
+    @property
+    def masks_per_pass(self) -> int:
+        """Masks whose images are gathered for one pass; 100 an image make forwards as full as those of crops."""
+        return max(MASKS_PER_GROUP, 2 * regions_per_group(self.options.region_batch))
 
     def prefiltered(self, images: Iterable[tuple[ImageNouns, np.ndarray]]) -> Iterator[tuple[ImageNouns, np.ndarray]]:
         """The images, each with the masks that are among the best of any of its nouns; without prefilter, with all."""
@@ -308,7 +319,7 @@ class OnePass:
             yield from images
             return
         scorer = cast(TwoWayScorer, self.scorer)
-        for group in groups_of_regions(images, MASKS_PER_GROUP):
+        for group in groups_of_regions(images, self.masks_per_pass):
             with in_models():
                 vectors = scorer.embed_in_one_pass(masks_of_images(group))
             for (image, pixels), regions_MD in zip(group, vectors, strict=True):
@@ -431,6 +442,11 @@ def flagged(
             flag = flag_image(safety, image.image_id, pixels_HW3) if safety else None
         nouns = image.nouns if flag is None else [{**noun, "safety": flag} for noun in image.nouns]
         yield image._replace(nouns=nouns), pixels_HW3
+
+
+def regions_per_group(region_batch: int) -> int:
+    """How many masked regions are gathered for forwards of `region_batch`."""
+    return max(REGIONS_PER_GROUP, GROUPS_AT_ONCE * GROUPED_FORWARDS * region_batch)
 
 
 def groups_of_regions(

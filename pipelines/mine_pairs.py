@@ -337,7 +337,7 @@ def check_options(options: MineOptions) -> None:
         require_at_least("max_caption_chars", options.read.max_caption_chars, 1)
     require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
     require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
-    require_at_least("region_batch", options.match.region_batch, 1)
+    require_at_least("region_batch", options.match.region_batch, 0)
     require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("runner_up_masks", options.match.runner_up_masks, 0)

@@ -349,15 +349,16 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes PAIRS; its weights are resolved now, since workers only read them."""
     from ovseg_model.class_embeddings import prompt_templates
     from ovseg_model.clip import resolve_clip, resolve_device
-    from ovseg_model.scorer import ClipScorerSpec
+    from ovseg_model.scorer import ClipScorerSpec, regions_a_forward
     from ovseg_model.weight_licences import clip_licence
 
-    chosen = options.match
+    device = WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device)
+    chosen = replace(options.match, region_batch=regions_a_forward(options.match.region_batch, device))
     prompt_templates(chosen.templates)
     weights = resolve_clip(chosen.clip, chosen.clip_architecture)
     scorer = ClipScorerSpec(
         weights,
-        WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device),
+        device,
         chosen.precision,
         chosen.region_batch,
         chosen.templates,

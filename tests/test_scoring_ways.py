@@ -14,11 +14,12 @@ from ovseg_model.clip import load_clip, resolve_clip
 from ovseg_model.images import FetchOptions
 from ovseg_model.region_encoder import RegionEncoder
 from ovseg_model.regions import RegionOptions
-from ovseg_model.scorer import ClipScorerSpec, open_scorer
+from ovseg_model.scorer import ClipScorerSpec, open_scorer, regions_a_forward
 from pipelines.command_line import main
 from pipelines.match_regions import match_regions, sampled_in
 from pipelines.mine_pairs import parse
 from pipelines.options import MatchOptions
+from pipelines.plan import plan_run
 from schemas import UserError
 from schemas.examples import full_mask
 
@@ -127,6 +128,17 @@ def test_names_and_fingerprints_say_what_was_not_by_crops_alone(weights):
     assert len(set(fingerprints)) == 4
     # Crops do not care how one pass would be.
     assert dataclasses.replace(crops, one_pass_layers=2).fingerprint() == crops.fingerprint()
+
+
+def test_regions_of_a_forward_are_as_asked_or_as_suits_the_device(drawn, tmp_path):
+    asked = [regions_a_forward(asked, device) for asked in (0, 7) for device in ("cpu", "cuda", "cuda:1")]
+    assert asked == [32, 256, 256, 7, 7, 7]
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    options, _ = parse(["mine", *inputs, "--output", str(tmp_path / "run"), "--runner", "plain", "--device", "cpu"])
+    plan = plan_run(("nouns", "masks", "pairs"), options)
+    facts = plan.stages["match_regions"]
+    assert (plan.pairs.scorer.region_batch, plan.pairs.options.region_batch) == (32, 32)
+    assert (facts.options["region_batch"], facts.fingerprint["scorer"]["region_batch"]) == (32, 32)
 
 
 def masked_image():
