@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from ovseg_model.clip import Clip, on_host, pooled_at_class_token, project_class_token, sent_to, unit_rows
+from ovseg_model.clip import EMBEDDED, Clip, on_host, pooled_at_class_token, project_class_token, sent_to, unit_rows
 from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.mask_adapted_clip import resize_positions
@@ -158,6 +158,16 @@ def check_one_pass(clip: Clip, options: OnePassOptions) -> None:
         raise UserError(f"--one-pass-layers: wanted 1 to {blocks}, the blocks of {name}, got {options.layers}")
     if options.size_px % patch_px:
         raise UserError(f"--one-pass-size: wanted a multiple of {name}'s patch, {patch_px} px, got {options.size_px}")
+
+
+def every_block_notices(clip: Clip, options: OnePassOptions) -> tuple[str, ...]:
+    """What should be known where every block is asked for; nothing of the CLIP of drawn scenes, which gains by it."""
+    if clip.weights.name in EMBEDDED or options.layers < len(clip.model.visual.transformer.resblocks):
+        return ()
+    return (
+        f"--one-pass-layers {options.layers} is every block of {clip.weights.name}: weights that were not tuned for "
+        "masked attention lose accuracy by it (docs/scoring.md); give 1, or compare with crops before you trust it",
+    )
 
 
 def patches_read(shares_NP: torch.Tensor, least_share: float) -> torch.Tensor:
