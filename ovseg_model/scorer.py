@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -87,6 +87,10 @@ class ClipScorerSpec:
     def uses_one_pass(self) -> bool:
         """Whether masks are read in one forward, to score or to choose."""
         return self.scorer == "one-pass" or self.prefilter > 0
+
+    def in_fp32(self) -> ClipScorerSpec:
+        """The same in full precision, to compare with; its nouns are kept for nobody."""
+        return replace(self, precision="fp32", noun_folder=None)
 
     def one_pass(self) -> OnePassOptions:
         """How masks are read in one forward. Raises UserError for values that no model can take."""
