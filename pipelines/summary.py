@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
-from ovseg_model.rank_agreement import agreement_sentence
+from ovseg_model.rank_agreement import agreement_sentence, precision_sentence
 from pipelines.guarded_units import HALVED
 from pipelines.stopwatch import SECONDS
 from pipelines.terminal import escaped, shortened
@@ -48,7 +48,7 @@ ROW_CHARS = 200
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
     lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
-    lines += [*agreement_lines(manifest), *halved_lines(manifest)]
+    lines += [*agreement_lines(manifest), *precision_lines(manifest), *halved_lines(manifest)]
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
@@ -118,6 +118,14 @@ def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
     facts = manifest["stages"].get("match_regions")
     if facts and "one_pass" in facts["fingerprint"].get("scorer", {}):
         yield agreement_sentence(facts["totals"].get("measured", {}))
+
+
+def precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """How far CLIP in fewer bits agrees with itself in fp32, where fewer were asked for."""
+    facts = manifest["stages"].get("match_regions", {"fingerprint": {}})
+    precision = facts["fingerprint"].get("scorer", {}).get("precision", "fp32")
+    if precision != "fp32":
+        yield precision_sentence(facts["totals"].get("measured", {}), precision)
 
 
 def halved_lines(manifest: dict[str, Any]) -> Iterator[str]:
