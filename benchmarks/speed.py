@@ -47,7 +47,7 @@ BENCHMARKS = (
     Benchmark("nouns", "noun_speed", full=("--full",), needs_data=True),
     Benchmark("noun_embeddings", "noun_embedding_speed", full=("--captions", "5000"), needs_data=True, minutes=2.5),
     Benchmark("masked_regions", "region_speed", ("--repeats", "5")),
-    Benchmark("sam_everything", "sam_speed", ("--quick",), minutes=3),
+    Benchmark("sam_everything", "sam_speed", ("--quick",), ("--points-per-side", "32"), minutes=3),
     Benchmark(
         "one_pass", "one_pass", ("--scenes", "10", "--crops", "10"), ("--scenes", "200", "--crops", "100"), minutes=1.5
     ),
