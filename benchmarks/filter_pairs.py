@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.pages import write_page
 from ovseg_model import rle
 from pipelines.match_regions import match_nouns
 from pipelines.units import Units, part_name
@@ -208,15 +209,9 @@ def verdict(measured: dict[str, Measured]) -> str:
     return f"Above a bar: {failed} of {len(measured)}." if failed else "All keep both bars."
 
 
-def page(rows: int, measured: dict[str, Measured], load: float, processors: int) -> str:
-    """The page below its heading: what is measured how, the figures, and whether the machine was quiet."""
-    said = f"Load average {load:.1f} of {processors} processors at the end"
-    shared = (
-        ": other programs took turns on the processor, and quiet cores need less of both seconds"
-        if load > processors
-        else ""
-    )
-    return f"{__doc__}\n{table(rows, measured)}\n\n{verdict(measured)}\n{said}{shared}."
+def sections(rows: int, measured: dict[str, Measured]) -> list[str]:
+    """The figures, and whether they keep the bars."""
+    return [table(rows, measured), verdict(measured)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -235,10 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in given.only:
             measured[name] = measure(Path(folder, "run"), Path(folder, name.replace(" ", "-")), COMMANDS[name])
             print(f"{name}: {measured[name]}", flush=True)
-    text = page(rows, measured, os.getloadavg()[0], os.cpu_count() or 1)
-    print(text)
+    print("\n\n".join(sections(rows, measured)))
     if given.output:
-        given.output.write_text(f"# Speed of `ovseg filter`\n\n{text}\n", encoding="utf-8")
+        write_page(given.output, "Speed of `ovseg filter`", __doc__, sections(rows, measured), ("pyarrow",), 1)
     sys.exit(0 if all(each.holds for each in measured.values()) else 1)
 
 
