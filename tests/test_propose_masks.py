@@ -1,13 +1,16 @@
 """Images to MASKS rows, from a generator, from a stored table, or from both."""
 
 import hashlib
+import json
 
+import mortal_runs
 import numpy as np
 import pytest
 from fakes import HalvesGenerator
 from PIL import Image as PilImage
 
 from ovseg_model.images import FetchOptions
+from pipelines.command_line import main
 from pipelines.propose_masks import Image, images_of, propose_masks, reuse_and_propose, reuse_masks, select_masks
 from schemas import CAPTIONS, conform_rows
 
@@ -59,6 +62,29 @@ def test_every_image_has_masks_or_a_reason(images):
     }
     assert (output.read, output.kept) == (6, 3)
     assert generator.batches == [["a", "b"], ["black", "c"]]
+
+
+class BrokenGpu(HalvesGenerator):
+    """Its GPU fails at an image, once in the life of the class."""
+
+    fails_at = "5"
+
+    def propose(self, images):
+        if self.fails_at in [image.image_id for image in images]:
+            BrokenGpu.fails_at = None
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().propose(images)
+
+
+def test_a_broken_gpu_is_a_crash_and_the_same_command_goes_on(drawn, tmp_path):
+    arguments = [*mortal_runs.masks_of(drawn), "--runner", "plain"]
+    run = [each.replace("mortal:make", f"{__name__}:BrokenGpu") for each in arguments] + ["--output", str(tmp_path)]
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        main(run)
+    assert not (tmp_path / "run.json").exists()
+    assert main(run) == 0
+    totals = json.loads((tmp_path / "run.json").read_text())["stages"]["propose_masks"]["totals"]
+    assert (totals["read"], totals["kept"], totals["dropped"]) == (12, 12, {})
 
 
 def test_no_images_are_no_rows():

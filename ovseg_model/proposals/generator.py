@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from ovseg_model.halving import is_out_of_memory
+from ovseg_model.halving import is_device_error, is_out_of_memory
 from ovseg_model.proposals.options import OptionValue, closest_of, parse_options
 from ovseg_model.rle import Rle, areas_px, check_rles
 from schemas.errors import UserError
@@ -155,8 +155,9 @@ def propose_in_batches(generator: MaskGenerator, images: Sequence[ImageInput]) -
     """Call a generator batch by batch; return one checked outcome an image, in order.
 
     Where a batch raises, its images are tried one by one, and those that still raise become proposal_failed.
-    UserError and out-of-memory errors pass through: they are no fault of an image. Masks are checked to have
-    the image's size and sound run lengths; a mask without a pixel is left out, together with its scores.
+    UserError, out-of-memory errors and errors of the device pass through: they are no fault of an image, and after
+    the last every image would fail. Masks are checked to have the image's size and sound run lengths; a mask without
+    a pixel is left out, together with its scores.
     """
     starts = range(0, len(images), generator.batch_size)
     batches = [images[start : start + generator.batch_size] for start in starts]
@@ -182,7 +183,7 @@ def _propose_or_split(generator: MaskGenerator, batch: Sequence[ImageInput]) -> 
 
 
 def _is_not_the_image(error: Exception) -> bool:
-    return isinstance(error, (UserError, ImportError)) or is_out_of_memory(error)
+    return isinstance(error, (UserError, ImportError)) or is_out_of_memory(error) or is_device_error(error)
 
 
 def _checked(image: ImageInput, outcome: MaskProposals | ProposalError) -> MaskProposals | ProposalError:
