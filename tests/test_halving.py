@@ -62,6 +62,18 @@ def test_where_one_row_does_not_fit_the_error_stands():
     assert tried == [3, 1]
 
 
+def test_a_slower_thread_does_not_raise_what_another_has_lowered():
+    fitting, tried = fitting_rows(8, "rows"), []
+
+    def slow(rows):
+        if not tried:
+            fitting.run(too_many(1, tried))  # another thread's, while this forward is at work
+        return too_many(4, tried)(rows)
+
+    assert fitting.run(slow) == 1
+    assert tried == [8, 4, 2, 1, 8, 1]
+
+
 def test_another_error_is_not_tried_again():
     tried = []
 
