@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ovseg_model.halving import Fitting
 from ovseg_model.proposals.generator import (
     GeneratorKind,
     ImageInput,
@@ -18,10 +19,10 @@ from ovseg_model.proposals.generator import (
     ProposalError,
     Resolution,
 )
-from ovseg_model.proposals.network_input import InputSize
+from ovseg_model.proposals.network_input import InputSize, padded
 from ovseg_model.proposals.network_weights import OVSEG_TYPE, NetworkWeights, resolve_network
 from ovseg_model.proposals.options import option
-from ovseg_model.rle import encode_masks
+from ovseg_model.rle import Rle, encode_masks
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ VERSION = 1
 
 BATCHES_A_CALL = 4
 """Images that are looked through for equal sizes, in batches: photos are landscape or portrait."""
+
+PIXELS_AT_ONCE = {"cpu": 1 << 22}
+MOST_PIXELS = 1 << 26
+LEAST_PIXELS = 1 << 20
+"""Pixels of enlarged logits held at once, by kind of device: 16 MB, elsewhere 256 MB, where memory runs out 4 MB; but
+one mask whatever its size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +99,8 @@ class Maskformer:
         """Takes an open network, which decides batch and size."""
         self.batch_size = BATCHES_A_CALL * network.batch_size
         self._network, self._options = network, options
+        asked = PIXELS_AT_ONCE.get(network.device.split(":")[0], MOST_PIXELS)
+        self._fitting = Fitting(asked, halved_pixels, "pixels of enlarged masks")
 
     @property
     def gives_probabilities(self) -> bool:
@@ -128,28 +137,61 @@ class Maskformer:
         return self._network.propose_soft(images, class_vectors_KD)
 
     def _masks(self, queries: Queries, size: tuple[int, int]) -> MaskProposals | ProposalError:
+        masks, scores_N = self._fitting.run(lambda pixels: self._large_masks(queries, size, pixels))
+        if not masks:
+            return ProposalError("no_masks", "no query has a mask that is large enough")
+        best = best_in_order(scores_N, self._options.max_masks).tolist()
+        return MaskProposals([masks[at] for at in best], scores_N[best].tolist())
+
+    def _large_masks(self, queries: Queries, size: tuple[int, int], pixels: int) -> tuple[list[Rle], torch.Tensor]:
+        """Masks that are large enough, and their scores (N,); at most so many pixels are enlarged to at once."""
         import torch
 
-        options = self._options
         with torch.inference_mode():
-            threshold = math.log(options.mask_threshold / (1 - options.mask_threshold))
-            rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > threshold).nonzero()[:, 0]
-            logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
-            masks_NHW = logits_NHW > threshold
-            least = max(1, options.min_area_fraction * size[0] * size[1])
-            kept_N = (masks_NHW.sum(dim=(1, 2)) >= least).nonzero()[:, 0]
-            scores_N = self._scores(queries.heads_NX[rows_N[kept_N]], logits_NHW[kept_N], masks_NHW[kept_N])
-            best_N = best_in_order(scores_N, options.max_masks)
-        if not len(best_N):
-            return ProposalError("no_masks", "no query has a mask that is large enough")
-        return MaskProposals(encode_masks(masks_NHW[kept_N[best_N]].cpu().numpy()), scores_N[best_N].tolist())
+            rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > self._threshold).nonzero()[:, 0]
+            masks, parts = [], []
+            for few_N in rows_N.split(max(1, pixels // max(math.prod(size), math.prod(padded(queries.size))))):
+                few = self._measured(queries, few_N, size)
+                masks += encode_masks(few.masks_NHW.cpu().numpy())
+                parts.append(few)
+            if (
+                self._options.score == "objectness"
+            ):  # of all at once: its products are rounded by how many rows they have
+                return masks, self._network.classifier.objectness(
+                    queries.heads_NX[torch.cat([few.rows_N for few in parts])]
+                )
+            return masks, torch.cat([few.quality_N for few in parts])
 
-    def _scores(self, heads_NX: torch.Tensor, logits_NHW: torch.Tensor, masks_NHW: torch.Tensor) -> torch.Tensor:
-        """Float32 (N,), in [0, 1]."""
+    def _measured(self, queries: Queries, rows_N: torch.Tensor, size: tuple[int, int]) -> Enlarged:
+        """The masks of some queries that are large enough."""
+        logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
+        masks_NHW = logits_NHW > self._threshold
+        areas_N = masks_NHW.sum(dim=(1, 2))
+        kept_N = (areas_N >= max(1, self._options.min_area_fraction * math.prod(size))).nonzero()[:, 0]
+        rows_N, masks_NHW = rows_N[kept_N], masks_NHW[kept_N]
         if self._options.score == "objectness":
-            return self._network.classifier.objectness(heads_NX)
-        inside_N = (logits_NHW.sigmoid() * masks_NHW).sum(dim=(1, 2))
-        return inside_N / masks_NHW.sum(dim=(1, 2))
+            return Enlarged(rows_N, masks_NHW, None)
+        inside_N = (logits_NHW[kept_N].sigmoid() * masks_NHW).sum(dim=(1, 2))
+        return Enlarged(rows_N, masks_NHW, inside_N / areas_N[kept_N])
+
+    @property
+    def _threshold(self) -> float:
+        """Of mask logits."""
+        return math.log(self._options.mask_threshold / (1 - self._options.mask_threshold))
+
+
+class Enlarged(NamedTuple):
+    """Some queries at the image's size."""
+
+    rows_N: torch.Tensor
+    masks_NHW: torch.Tensor
+    quality_N: torch.Tensor | None
+    """Mean probability inside each mask, where that is its score."""
+
+
+def halved_pixels(pixels: int) -> int | None:
+    """Returns half as many, or None for the least."""
+    return pixels // 2 if pixels > LEAST_PIXELS else None
 
 
 def image_logits(queries: Queries, size: tuple[int, int]) -> torch.Tensor:
