@@ -234,6 +234,10 @@ def test_masks_in_boxes_are_the_predictors(choose):
     np.testing.assert_allclose(found.stability, inner / outer, atol=1e-4)
 
 
+def test_no_box_is_no_mask():
+    assert masks_in_boxes(SamModel(tiny_sam()), [IMAGES["tiny"]], [np.zeros((0, 4))]) == [([], [], [])]
+
+
 def write_boxes(path, document):
     path.write_text(json.dumps(document))
     return str(path)

@@ -214,8 +214,8 @@ def masks_in_boxes(
             for at, image in enumerate(few):
                 own = ImageSide(*(column[at : at + 1] for column in side))
                 frame = model.frame(whole(images[image]), images[image].shape[:2])
-                parts = _in_boxes(model, own, frame, boxes[image], choose, batches.points)
-                found.append(_scored(list(parts), frame, model.cells, stability_offset))
+                parts = list(_in_boxes(model, own, frame, boxes[image], choose, batches.points))
+                found.append(_scored(parts, frame, model.cells, stability_offset))
     return found
 
 
@@ -239,14 +239,10 @@ def _in_boxes(
 
 
 def _scored(parts: Sequence[tuple[Tensor, Tensor]], frame: Frame, cells: int, stability_offset: float) -> KeptMasks:
-    masks = [rle for logits_Phw, _ in parts for rle in post.encode(logits_Phw, frame, cells)]
-    stability = [
-        score
-        for logits_Phw, _ in parts
-        for few_Phw in logits_Phw.split(1)
-        for score in post.stability_of(post.enlarge(few_Phw, frame, cells), stability_offset).tolist()
-    ]
-    return KeptMasks(masks, [score for _, iou_P in parts for score in iou_P.tolist()], stability)
+    if not parts:
+        return KeptMasks([], [], [])
+    logits_Phw, iou_P = (torch.cat(column) for column in zip(*parts, strict=True))
+    return post.scored(logits_Phw, iou_P, frame, cells, stability_offset)
 
 
 def in_parts(items: Part, size: int) -> Iterator[Part]:

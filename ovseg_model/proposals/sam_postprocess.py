@@ -230,14 +230,28 @@ def encode_chosen(crops: Sequence[tuple[Frame, Candidates]], order: Sequence[int
 
 def encode(logits_Nhw: Tensor, frame: Frame, cells: int) -> list[Rle]:
     """Returns the masks of a crop as RLEs in the image's frame."""
+    parts = _few_at_once(logits_Nhw, logits_Nhw[:, 0, 0], frame)
+    return [rle for few_Nhw, _ in parts for rle in rles_of(enlarge(few_Nhw, frame, cells), frame)]
+
+
+def scored(logits_Nhw: Tensor, iou_N: Tensor, frame: Frame, cells: int, offset: float) -> KeptMasks:
+    """Returns all masks of a crop with their stability, by one enlargement; logits_Nhw: as in `enlarge`."""
+    masks: list[Rle] = []
+    stability = []
+    for few_Nhw, _ in _few_at_once(logits_Nhw, iou_N, frame):
+        logits_NHW = enlarge(few_Nhw, frame, cells)
+        stability.append(stability_of(logits_NHW, offset))
+        masks += rles_of(logits_NHW, frame)
+    return KeptMasks(masks, *torch.stack([iou_N, torch.cat(stability)]).tolist())
+
+
+def rles_of(logits_NHW: Tensor, frame: Frame) -> list[Rle]:
+    """Returns masks as RLEs in the image's frame, of their logits at the crop's size."""
     x0, y0, x1, y1 = frame.crop
     height, width = frame.image_size
-    rles: list[Rle] = []
-    for few_Nhw, _ in _few_at_once(logits_Nhw, logits_Nhw[:, 0, 0], frame):
-        masks_NHW = pad(enlarge(few_Nhw, frame, cells) > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
-        # COCO's runs go down columns: turned on the device, and not once more on the way into C.
-        rles += encode_masks(masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1))
-    return rles
+    masks_NHW = pad(logits_NHW > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
+    # COCO's runs go down columns: turned on the device, and not once more on the way into C.
+    return encode_masks(masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1))
 
 
 # Small regions.
