@@ -178,9 +178,9 @@ def candidates_of(model: SamModel, decoded: Decoded, at: int, frame: Frame, opti
     prompts_R = passes_PM.any(dim=1).nonzero()[:, 0]
     if not len(prompts_R):
         return no_candidates(model, frame)
+    rows_N, masks_N = passes_PM[prompts_R].nonzero().unbind(1)  # a GPU is waited for here, and not for each column
     logits_RMhw = model.mask_logits(decoded, prompts_R + at * len(iou_PM), THREE, frame)
-    passes_RM = passes_PM[prompts_R]
-    return post.measure(logits_RMhw[passes_RM], iou_PM[prompts_R][passes_RM], frame, model.cells, options)
+    return post.measure(logits_RMhw[rows_N, masks_N], iou_PM[prompts_R[rows_N], masks_N], frame, model.cells, options)
 
 
 def no_candidates(model: SamModel, frame: Frame) -> Candidates:

@@ -152,9 +152,10 @@ def _measure_few(
     if not frame.is_whole:
         height, width = frame.image_size
         kept_N &= ~is_box_near_crop_edge(boxes_N4, list(frame.crop), [0, 0, width, height])
-    x0, y0, _, _ = frame.crop
-    boxes_N4 += torch.tensor([x0, y0, x0, y0], device=boxes_N4.device)
-    return Candidates(few_Nhw, iou_N, stability_N, boxes_N4).take(kept_N)
+        x0, y0, _, _ = frame.crop
+        boxes_N4 += torch.tensor([x0, y0, x0, y0], device=boxes_N4.device)
+    # Positions, since a GPU is waited for with each column that is taken by bool.
+    return Candidates(few_Nhw, iou_N, stability_N, boxes_N4).take(kept_N.nonzero()[:, 0])
 
 
 def stability_of(logits_NHW: Tensor, offset: float) -> Tensor:
