@@ -405,6 +405,35 @@ def test_an_encoder_of_another_kind_comes_by_a_factory(tmp_path, monkeypatch):
         resolved(tmp_path / "mobile.pth", image_encoder="my_encoder:number")
 
 
+class CachingPatches(Patches):
+    """Keeps a bias as a plain attribute while it is in eval mode, as LeViT's attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.full((1, CHANNELS, 1, 1), 0.3))
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode and hasattr(self, "ab"):
+            del self.ab
+        else:
+            self.ab = 2 * self.bias
+        return self
+
+    def forward(self, pixels):
+        return torch.cat([super().forward(pixels), self.ab.expand(len(pixels), -1, 1, SIDE_PX // 16)], dim=2)[:, :, 1:]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_what_an_encoder_keeps_of_its_weights_is_cast_with_them(precision, dtype):
+    sam = tiny_sam()
+    sam.image_encoder = CachingPatches().eval()
+    assert sam.image_encoder.ab.dtype == torch.float32
+    model = SamModel(sam, precision=precision)
+    assert model._encoder(torch.zeros(1, 3, SIDE_PX, SIDE_PX)).dtype == dtype
+    assert masks_in_boxes(model, [IMAGES["landscape"]], [BOXES])[0].masks
+
+
 def test_an_encoder_that_does_not_fit_is_one_sentence(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "my_encoder", types.SimpleNamespace(make=Patches))
     with pytest.raises(UserError, match=r"does not fit the encoder of my_encoder:make: Missing key.*only"):

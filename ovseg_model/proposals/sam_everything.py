@@ -112,7 +112,8 @@ class InDtype(torch.nn.Module):
     def __init__(self, encoder: torch.nn.Module, dtype: torch.dtype) -> None:
         """Takes the encoder over."""
         super().__init__()
-        self._encoder, self._dtype = encoder.to(dtype), dtype
+        # What an encoder derives from its weights when set to eval, as LeViT its biases, is derived of the cast ones.
+        self._encoder, self._dtype = encoder.to(dtype).train().eval(), dtype
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Returns embeddings (B, C, H, W)."""
