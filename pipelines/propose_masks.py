@@ -19,6 +19,7 @@ from ovseg_model.proposals import (
     MaskProposals,
     ProposalError,
     open_generator,
+    packages_of,
     propose_in_batches,
 )
 from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
@@ -194,7 +195,8 @@ class ProposeMasks:
     def fingerprint(self) -> dict[str, Any]:
         """Version, generator, and what decides which images are read and kept."""
         generator = self.generator.fingerprint() if self.generator else None
-        versions = versions_of("numpy", "pillow", "pycocotools")
+        packages = packages_of(self.generator.name) if self.generator else ()
+        versions = versions_of("numpy", "pillow", "pycocotools", *packages)
         return {
             "version": VERSION,
             "generator": generator,

@@ -10,8 +10,19 @@ from fakes import HalvesGenerator
 from PIL import Image as PilImage
 
 from ovseg_model.images import FetchOptions
+from ovseg_model.proposals import GeneratorSpec
+from pipelines import versions
 from pipelines.command_line import main
-from pipelines.propose_masks import Image, images_of, propose_masks, reuse_and_propose, reuse_masks, select_masks
+from pipelines.propose_masks import (
+    Image,
+    ProposeMasks,
+    images_of,
+    propose_masks,
+    reuse_and_propose,
+    reuse_masks,
+    select_masks,
+)
+from pipelines.write_tables import RunFolder
 from schemas import CAPTIONS, conform_rows
 
 
@@ -62,6 +73,26 @@ def test_every_image_has_masks_or_a_reason(images):
     }
     assert (output.read, output.kept) == (6, 3)
     assert generator.batches == [["a", "b"], ["black", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("generator", "packages"),
+    [
+        ("sam", {"scipy", "segment-anything", "torch", "torchvision"}),
+        ("maskformer", {"torch", "transformers"}),
+        ("annotations", set()),
+        ("mortal:make", set()),
+    ],
+)
+def test_masks_are_made_again_after_an_upgrade_of_what_decides_them(generator, packages, monkeypatch):
+    step = ProposeMasks(RunFolder("run"), GeneratorSpec(generator, (), "cpu", "{}"), FetchOptions())
+    before = step.fingerprint()
+    assert set(before["versions"]) == {"numpy", "pillow", "pycocotools"} | packages
+    for package in ("torch", "torchvision"):
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "_version", lambda each, new=package: "9" if each == new else "8")
+            upgraded = step.fingerprint()["versions"]
+        assert (upgraded.get(package) == "9") == (package in packages)
 
 
 class BrokenGpu(HalvesGenerator):

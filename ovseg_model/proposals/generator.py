@@ -100,6 +100,8 @@ class GeneratorKind(NamedTuple):
     options: type
     resolve: Callable[[Any, str, str], Resolution]
     open: Callable[[Any, Mapping[str, str], str], MaskGenerator]
+    packages: tuple[str, ...] = ()
+    """Whose versions may touch a mask, beside those of every generator and those its identity names."""
 
 
 BUILT_IN = {
@@ -119,6 +121,11 @@ def generator_kind(name: str) -> GeneratorKind:
             "a generator of your own is named package.module:factory"
         )
     return importlib.import_module(BUILT_IN[name]).KIND
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Return the packages that a built-in generator's masks depend on; a generator of the user's names none."""
+    return () if ":" in name else generator_kind(name).packages
 
 
 def resolve_generator(name: str, options: Mapping[str, object], device: str, work_folder: str) -> GeneratorSpec:

@@ -236,4 +236,4 @@ def _open(options: MaskformerOptions, places: Mapping[str, str], device: str) ->
     return Maskformer(_network(NetworkWeights(**places), options, device), options)
 
 
-KIND = GeneratorKind(MaskformerOptions, _resolve, _open)
+KIND = GeneratorKind(MaskformerOptions, _resolve, _open, ("torch", "transformers"))

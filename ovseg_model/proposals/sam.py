@@ -155,4 +155,4 @@ def _open(options: SamOptions, places: Mapping[str, str], device: str) -> Segmen
     return SegmentAnything(SamModel(sam, resolve_device(device), options.precision, options.compile), options, boxes)
 
 
-KIND = GeneratorKind(SamOptions, _resolve, _open)
+KIND = GeneratorKind(SamOptions, _resolve, _open, ("scipy", "segment-anything", "torch", "torchvision"))
