@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 from tiny_networks import QUERIES, Rigged, write_mask2former, write_maskformer, write_ovseg
 
+from ovseg_model import device_clock
 from ovseg_model.halving import halved_batches
 from ovseg_model.proposals import maskformer, network_weights
 from ovseg_model.proposals.generator import ImageInput, ProposalError, open_generator, resolve_generator
@@ -141,6 +142,21 @@ def test_masks_are_enlarged_a_few_at_a_time_to_the_same_bytes(folders, monkeypat
     assert found[0] == found[1] == found[2]
     assert max(enlarged[0]) > max(enlarged[1]) > max(enlarged[2]) == 1
     assert sum(enlarged[0]) == sum(enlarged[1]) == sum(enlarged[2])
+
+
+def test_the_devices_clock_runs_for_the_network_and_masks_but_not_for_run_lengths(monkeypatch):
+    generator, module = rigged()
+    seen = []
+    for place, name in ((module, "forward"), (maskformer, "image_logits"), (maskformer, "encode_masks")):
+        whole = getattr(place, name)
+
+        def watched(*arguments, whole=whole, name=name):
+            seen.append((name, getattr(device_clock._now, "is_counting", False)))
+            return whole(*arguments)
+
+        monkeypatch.setattr(place, name, watched)
+    generator.propose([thirds()])
+    assert seen == [("forward", True), ("image_logits", True), ("encode_masks", False)]
 
 
 def test_fewer_masks_are_enlarged_where_memory_runs_out(monkeypatch):

@@ -13,8 +13,9 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from skimage.measure import label
 from tiny_sam import CHANNELS, SIDE_PX, drawn_image, tiny_sam, write_tiny_sam
 
+from ovseg_model import device_clock
 from ovseg_model.halving import halved_batches
-from ovseg_model.proposals import sam_everything, sam_weights
+from ovseg_model.proposals import sam_everything, sam_postprocess, sam_weights
 from ovseg_model.proposals.generator import (
     ImageInput,
     MaskProposals,
@@ -23,8 +24,9 @@ from ovseg_model.proposals.generator import (
     propose_in_batches,
     resolve_generator,
 )
+from ovseg_model.proposals.sam import SamOptions
 from ovseg_model.proposals.sam_agreement import agreement, prompt_agreement
-from ovseg_model.proposals.sam_everything import Batches, SamModel, masks_in_boxes
+from ovseg_model.proposals.sam_everything import Batches, SamModel, everything, masks_in_boxes
 from ovseg_model.rle import areas_px, encode_masks, iou_matrix
 from schemas.errors import UserError
 
@@ -198,6 +200,34 @@ def test_a_bad_image_is_dropped_alone(checkpoint):
     found = propose_in_batches(opened(checkpoint, image_batch=2), [named("landscape"), thin])
     assert isinstance(found[0], MaskProposals)
     assert found[1].reason == "proposal_failed"
+
+
+def is_clocked():
+    return getattr(device_clock._now, "is_counting", False)
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_the_devices_clock_runs_for_forwards_and_masks_but_not_for_pillow_and_run_lengths(monkeypatch, with_boxes):
+    seen = {}
+
+    def watch(place, name):
+        whole = getattr(place, name)
+
+        def watched(*arguments, **options):
+            seen.setdefault(name, set()).add(is_clocked())
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(place, name, watched)
+
+    model = SamModel(tiny_sam())
+    for place, name in ((model, "_encoder"), (model, "_decode"), (sam_postprocess, "enlarge"), (model.reader, "read")):
+        watch(place, name)
+    watch(sam_postprocess, "encode_masks")
+    if with_boxes:
+        assert masks_in_boxes(model, [IMAGES["landscape"]], [BOXES])[0].masks
+    else:
+        assert everything(model, [IMAGES["landscape"]], SamOptions("none", **OPTIONS))[0].masks
+    assert seen == {"_encoder": {True}, "_decode": {True}, "enlarge": {True}, "read": {False}, "encode_masks": {False}}
 
 
 # Boxes.

@@ -56,7 +56,7 @@ def test_images_are_read_as_the_predictor_reads_them():
     image = drawn_image(90, 200)
     read = SamPredictor(sam).transform.apply_image(image)
     assert read.shape[:2] == reader.size((90, 200)) == (58, 128)
-    batch = reader.batch([image], rows=2)
+    batch = reader.batch([reader.read(image)], rows=2)
     assert torch.equal(batch[0], sam.preprocess(torch.from_numpy(read).permute(2, 0, 1)))
     assert not batch[1].any()
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import Fitting
 from ovseg_model.proposals.generator import (
     GeneratorKind,
@@ -147,32 +148,32 @@ class Maskformer:
         """Masks that are large enough, and their scores (N,); at most so many pixels are enlarged to at once."""
         import torch
 
+        at_once = max(1, pixels // max(math.prod(size), math.prod(padded(queries.size))))
+        rles: list[Rle] = []
+        kept = []
         with torch.inference_mode():
             rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > self._threshold).nonzero()[:, 0]
-            masks, parts = [], []
-            for few_N in rows_N.split(max(1, pixels // max(math.prod(size), math.prod(padded(queries.size))))):
-                few = self._measured(queries, few_N, size)
-                masks += encode_masks(few.masks_NHW.cpu().numpy())
-                parts.append(few)
-            if (
-                self._options.score == "objectness"
-            ):  # of all at once: its products are rounded by how many rows they have
-                return masks, self._network.classifier.objectness(
-                    queries.heads_NX[torch.cat([few.rows_N for few in parts])]
-                )
-            return masks, torch.cat([few.quality_N for few in parts])
+            for few_N in rows_N.split(at_once):
+                with device_at_work(self._network.device):
+                    masks_NHW, *scores = self._measured(queries, few_N, size)
+                rles += encode_masks(masks_NHW)
+                kept.append(scores)
+            rows, qualities = zip(*kept, strict=True)
+            if self._options.score == "quality":
+                return rles, torch.cat(qualities)
+            # Of all at once: how many rows are multiplied decides how their products are rounded.
+            return rles, self._network.classifier.objectness(queries.heads_NX[torch.cat(rows)])
 
-    def _measured(self, queries: Queries, rows_N: torch.Tensor, size: tuple[int, int]) -> Enlarged:
+    def _measured(self, queries: Queries, rows_N: torch.Tensor, size: tuple[int, int]) -> Measured:
         """The masks of some queries that are large enough."""
         logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
         masks_NHW = logits_NHW > self._threshold
         areas_N = masks_NHW.sum(dim=(1, 2))
         kept_N = (areas_N >= max(1, self._options.min_area_fraction * math.prod(size))).nonzero()[:, 0]
-        rows_N, masks_NHW = rows_N[kept_N], masks_NHW[kept_N]
-        if self._options.score == "objectness":
-            return Enlarged(rows_N, masks_NHW, None)
-        inside_N = (logits_NHW[kept_N].sigmoid() * masks_NHW).sum(dim=(1, 2))
-        return Enlarged(rows_N, masks_NHW, inside_N / areas_N[kept_N])
+        masks_NHW, quality_N = masks_NHW[kept_N], None
+        if self._options.score == "quality":
+            quality_N = (logits_NHW[kept_N].sigmoid() * masks_NHW).sum(dim=(1, 2)) / areas_N[kept_N]
+        return Measured(masks_NHW.cpu().numpy(), rows_N[kept_N], quality_N)
 
     @property
     def _threshold(self) -> float:
@@ -180,11 +181,12 @@ class Maskformer:
         return math.log(self._options.mask_threshold / (1 - self._options.mask_threshold))
 
 
-class Enlarged(NamedTuple):
+class Measured(NamedTuple):
     """Some queries at the image's size."""
 
+    masks_NHW: np.ndarray
     rows_N: torch.Tensor
-    masks_NHW: torch.Tensor
+    """Which queries they are."""
     quality_N: torch.Tensor | None
     """Mean probability inside each mask, where that is its score."""
 

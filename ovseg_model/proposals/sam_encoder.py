@@ -156,10 +156,14 @@ class ImageReader:
         """Returns boxes (x0, y0, x1, y1) of an image's frame in the frame it is read in, float64 (P, 4)."""
         return self._resize.apply_boxes(boxes_P4, size)
 
-    def batch(self, images: Sequence[np.ndarray], rows: int) -> Tensor:
-        """Returns images, RGB uint8 (H, W, 3), as float32 (rows, 3, S, S); rows without an image are zero."""
+    def read(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Returns an image, RGB uint8 (H, W, 3), at the size it is read at, by Pillow."""
+        return self._resize.apply_image(image_HW3)
+
+    def batch(self, read: Sequence[np.ndarray], rows: int) -> Tensor:
+        """Returns images that were read as float32 (rows, 3, S, S); rows without an image are zero."""
         batch_B3SS = torch.zeros((rows, 3, self.side_px, self.side_px), device=self._mean.device)
-        for row_3SS, image_HW3 in zip(batch_B3SS, images, strict=False):
-            pixels_3HW = torch.from_numpy(self._resize.apply_image(image_HW3)).to(self._mean.device).permute(2, 0, 1)
+        for row_3SS, read_HW3 in zip(batch_B3SS, read, strict=False):
+            pixels_3HW = torch.from_numpy(read_HW3).to(self._mean.device).permute(2, 0, 1)
             row_3SS[:, : pixels_3HW.shape[1], : pixels_3HW.shape[2]] = (pixels_3HW - self._mean) / self._std
         return batch_B3SS

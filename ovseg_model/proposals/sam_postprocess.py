@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.ops import nms
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.proposals.sam_points import Box
 from ovseg_model.rle import Rle, decode_masks, encode_masks
 
@@ -231,8 +232,12 @@ def encode_chosen(crops: Sequence[tuple[Frame, Candidates]], order: Sequence[int
 
 def encode(logits_Nhw: Tensor, frame: Frame, cells: int) -> list[Rle]:
     """Returns the masks of a crop as RLEs in the image's frame."""
-    parts = _few_at_once(logits_Nhw, logits_Nhw[:, 0, 0], frame)
-    return [rle for few_Nhw, _ in parts for rle in rles_of(enlarge(few_Nhw, frame, cells), frame)]
+    rles: list[Rle] = []
+    for few_Nhw, _ in _few_at_once(logits_Nhw, logits_Nhw[:, 0, 0], frame):
+        with device_at_work(str(few_Nhw.device)):
+            masks_NHW = in_image(enlarge(few_Nhw, frame, cells), frame)
+        rles += encode_masks(masks_NHW)
+    return rles
 
 
 def scored(logits_Nhw: Tensor, iou_N: Tensor, frame: Frame, cells: int, offset: float) -> KeptMasks:
@@ -240,19 +245,21 @@ def scored(logits_Nhw: Tensor, iou_N: Tensor, frame: Frame, cells: int, offset: 
     masks: list[Rle] = []
     stability = []
     for few_Nhw, _ in _few_at_once(logits_Nhw, iou_N, frame):
-        logits_NHW = enlarge(few_Nhw, frame, cells)
-        stability.append(stability_of(logits_NHW, offset))
-        masks += rles_of(logits_NHW, frame)
+        with device_at_work(str(few_Nhw.device)):
+            logits_NHW = enlarge(few_Nhw, frame, cells)
+            stability.append(stability_of(logits_NHW, offset))
+            masks_NHW = in_image(logits_NHW, frame)
+        masks += encode_masks(masks_NHW)
     return KeptMasks(masks, *torch.stack([iou_N, torch.cat(stability)]).tolist())
 
 
-def rles_of(logits_NHW: Tensor, frame: Frame) -> list[Rle]:
-    """Returns masks as RLEs in the image's frame, of their logits at the crop's size."""
+def in_image(logits_NHW: Tensor, frame: Frame) -> np.ndarray:
+    """Returns masks in the image's frame, bool (N, H, W), of their logits at the crop's size."""
     x0, y0, x1, y1 = frame.crop
     height, width = frame.image_size
     masks_NHW = pad(logits_NHW > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
     # COCO's runs go down columns: turned on the device, and not once more on the way into C.
-    return encode_masks(masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1))
+    return masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1)
 
 
 # Small regions.
