@@ -24,7 +24,7 @@ from ovseg_model.proposals.generator import (
     propose_in_batches,
     resolve_generator,
 )
-from ovseg_model.proposals.sam import SamOptions
+from ovseg_model.proposals.sam import SamOptions, SegmentAnything
 from ovseg_model.proposals.sam_agreement import agreement, prompt_agreement
 from ovseg_model.proposals.sam_everything import Batches, SamModel, everything, masks_in_boxes
 from ovseg_model.rle import areas_px, encode_masks, iou_matrix
@@ -156,6 +156,14 @@ def test_the_batch_decides_no_mask(checkpoint):
         for images, points in ((1, 1), (2, 64))
     )
     assert one.masks == other.masks
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "images"), [("cpu", 0, 1), ("cpu", 3, 3), ("cuda:1", 0, 4), ("cuda:1", 1, 1)]
+)
+def test_a_gpu_takes_four_images_unless_told(device, asked, images):
+    model = types.SimpleNamespace(device=device)
+    assert SegmentAnything(model, SamOptions("none", image_batch=asked)).batch_size == images
 
 
 def test_forwards_are_halved_where_memory_runs_out(checkpoint, monkeypatch, caplog):

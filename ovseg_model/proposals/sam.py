@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised whenever the same options begin to give other masks."""
 
+IMAGES_ON_A_GPU = 4
+"""Images, or crops, of one forward where image_batch is 0; more gain little."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SamOptions:
@@ -60,7 +63,10 @@ class SamOptions:
     box_multimask: bool = option(True, help="of a box: the best by predicted IoU of three masks, or SAM's single mask")
     precision: str = option("fp32", choices=("fp32", "bf16", "fp16"), help="of encoder and decoder; weights are cast")
     compile: bool = option(False, help="torch.compile encoder and decoder: minutes at first, faster afterwards")
-    image_batch: int = option(1, unit="images", minimum=1, help="images, or crops, a forward; 4 on a GPU")
+    # The identity holds this 0 and the kind of device, so that it stays true of a device that is found out later.
+    image_batch: int = option(
+        0, unit="images", minimum=0, help="images, or crops, a forward; 0 is 1 on a CPU and 4 on a GPU"
+    )
 
 
 class SegmentAnything:
@@ -77,9 +83,9 @@ class SegmentAnything:
         from ovseg_model.proposals.sam_everything import Batches
 
         self._model, self._options, self._boxes = model, options, boxes
-        asked = Batches(options.image_batch, options.points_per_batch)
+        self.batch_size = options.image_batch or (1 if model.device == "cpu" else IMAGES_ON_A_GPU)
+        asked = Batches(self.batch_size, options.points_per_batch)
         self._fitting = Fitting(asked, Batches.halved, "SAM's forwards")
-        self.batch_size = options.image_batch
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where none passes, no_annotation where no box is known."""
