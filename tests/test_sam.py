@@ -15,7 +15,7 @@ from tiny_sam import CHANNELS, SIDE_PX, drawn_image, tiny_sam, write_tiny_sam
 
 from ovseg_model import device_clock
 from ovseg_model.halving import halved_batches
-from ovseg_model.proposals import sam_everything, sam_postprocess, sam_weights
+from ovseg_model.proposals import sam, sam_everything, sam_postprocess, sam_weights
 from ovseg_model.proposals.generator import (
     ImageInput,
     MaskProposals,
@@ -348,6 +348,23 @@ def test_prompts_agree_with_themselves_and_nearly_in_half_precision():
     assert 0.95 < found.equal_pixels < 1
     assert 0.8 < found.mean_iou < 1
     assert 0 < found.iou_difference < 0.05
+
+
+def test_a_half_precision_sam_measures_itself_unless_memory_runs_out(checkpoint, monkeypatch):
+    assert not hasattr(opened(checkpoint), "measure")
+    half, full = opened(checkpoint, precision="bf16"), SamModel(tiny_sam())
+    expected = prompt_agreement(full, half._model, IMAGES["landscape"], points_per_side=4)
+    found = half.measure(IMAGES["landscape"])
+    assert found["precision_images"] == 1
+    assert found["precision_iou_millionths"] == round(1e6 * expected.mean_iou)
+    before = half.propose([named("landscape")])
+
+    def no_room(weights):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sam, "load_sam", no_room)
+    assert half.measure(IMAGES["landscape"]) == {}
+    assert half.propose([named("landscape")]) == before
 
 
 def test_compiled_parts_are_those_that_run(checkpoint, monkeypatch):

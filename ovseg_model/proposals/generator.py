@@ -59,7 +59,10 @@ class MaskGenerator(Protocol):
     """Stored in MASKS.generator."""
     batch_size: int
     """Images a call; the step cuts each unit of images into such batches, after a crash or for a retry into others: an
-    image's outcome must not depend on its neighbours."""
+    image's outcome must not depend on its neighbours.
+
+    Optional: measure(image_HW3) -> counts by name, what else a run should say of this generator; called once, with the
+    first image of the first unit that has masks. They stand in totals.measured of run.json."""
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in the order of the images."""
