@@ -350,7 +350,7 @@ def test_prompts_agree_with_themselves_and_nearly_in_half_precision():
     assert 0 < found.iou_difference < 0.05
 
 
-def test_a_half_precision_sam_measures_itself_unless_memory_runs_out(checkpoint, monkeypatch):
+def test_a_half_precision_sam_measures_itself_unless_that_fails(checkpoint, monkeypatch, caplog):
     assert not hasattr(opened(checkpoint), "measure")
     half, full = opened(checkpoint, precision="bf16"), SamModel(tiny_sam())
     expected = prompt_agreement(full, half._model, IMAGES["landscape"], points_per_side=4)
@@ -359,12 +359,19 @@ def test_a_half_precision_sam_measures_itself_unless_memory_runs_out(checkpoint,
     assert found["precision_iou_millionths"] == round(1e6 * expected.mean_iou)
     before = half.propose([named("landscape")])
 
-    def no_room(weights):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def fail(error):
+        def load(weights):
+            raise error
 
-    monkeypatch.setattr(sam, "load_sam", no_room)
+        monkeypatch.setattr(sam, "load_sam", load)
+
+    fail(torch.OutOfMemoryError("CUDA out of memory"))
     assert half.measure(IMAGES["landscape"]) == {}
+    assert "bf16 is not compared with fp32: OutOfMemoryError: CUDA out of memory" in caplog.messages
     assert half.propose([named("landscape")]) == before
+    fail(RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        half.measure(IMAGES["landscape"])
 
 
 def test_compiled_parts_are_those_that_run(checkpoint, monkeypatch):

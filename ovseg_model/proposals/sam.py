@@ -7,10 +7,11 @@ mask for each box that a detector made.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ovseg_model.halving import Fitting, is_out_of_memory
+from ovseg_model.halving import Fitting, is_device_error
 from ovseg_model.proposals.generator import (
     GeneratorKind,
     ImageInput,
@@ -140,13 +141,16 @@ class HalfPrecisionSam(SegmentAnything):
     def measure(self, image_HW3: np.ndarray) -> dict[str, int]:
         """Returns counts of how far masks of an image, RGB uint8 (H, W, 3), agree with fp32; they add up over images.
 
-        The fp32 model is held meanwhile. None where that does not fit: a comparison must not cost a run its masks.
+        The fp32 model is held meanwhile. None, and a line in the log, where that does not fit or another thing is
+        wrong: a comparison must not cost a run its masks. Raises only what a broken GPU does.
         """
         try:
             return self._compared(image_HW3)
         except Exception as problem:
-            if not is_out_of_memory(problem):
+            if is_device_error(problem):
                 raise
+            why = f"{type(problem).__name__}: {problem}"
+            logging.getLogger(__name__).warning("%s is not compared with fp32: %s", self._options.precision, why)
         return {}
 
     def _compared(self, image_HW3: np.ndarray) -> dict[str, int]:
@@ -163,7 +167,7 @@ def precision_sentence(precision: str, counts: Mapping[str, int]) -> str:
     """Says in words what counts of `HalfPrecisionSam.measure` add up to."""
     images, *sums = (counts.get(name, 0) for name in COMPARED)
     if not images:
-        return f"SAM in {precision} was not compared with fp32: no image of the first unit has masks, or memory ran out"
+        return f"SAM in {precision} was not compared with fp32: no image of the first unit has masks, or it failed"
     equal, iou, apart = (each / MILLIONTHS / images for each in sums)
     points = COMPARED_POINTS_PER_SIDE**2
     return (
