@@ -8,7 +8,7 @@ BEAM := 2.77.0
 FLINK := 2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test engines engine-flink test-engines demo demo-train bench bench-full lock clean
+.PHONY: help setup lint format test engines engine-flink test-engines demo demo-train bench bench-gpu bench-full lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ demo-train: demo ## go on with the demo: finetune that CLIP on its pairs, accura
 
 bench: setup ## mining's speed beside what one would write without it; OVSEG_TEST_DATA names the folder of captions
 	$(BIN)/python -m benchmarks.speed --output docs/speed.md $(if $(OVSEG_TEST_DATA),--data $(OVSEG_TEST_DATA))
+
+bench-gpu: setup ## what this machine's GPU does: SAM's seconds an image, CLIP's regions a second, host cores for it
+	$(BIN)/python -m benchmarks.device_rates --device cuda --output docs/device_rates.md
 
 bench-full: setup ## the same at full size, and time and memory against corpus size: hours
 	$(BIN)/python -m benchmarks.speed --full --output docs/speed.md $(if $(OVSEG_TEST_DATA),--data $(OVSEG_TEST_DATA))

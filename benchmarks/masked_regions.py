@@ -21,18 +21,16 @@ and normalised, without a bar: its host seconds are what feeds a GPU.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.pages import write_page
 from benchmarks.results import note
 from benchmarks.segmenter import draw_ellipses, draw_image
 from benchmarks.timing import Times, require, time_in_turns
@@ -53,6 +51,9 @@ LEVELS = {"exact": (0.0, 0.0), "near": (2.01, 0.01), "near, batched": (2.01, 0.0
 """Grey levels off the usual way's: at most, and in the mean."""
 
 LEAST_COSINE = 0.99
+
+PACKAGES = ("numpy", "torch", "open_clip_torch", "pillow")
+"""Versions that its pages name, and those of others that cut regions."""
 
 Cut = Callable[[np.ndarray, np.ndarray, int], torch.Tensor]
 """Image (H, W, 3), masks (N, H, W) and side S to the model's input, float32 (N, 3, S, S)."""
@@ -175,19 +176,6 @@ def row(name: str, times: Times, ratio: float, found: Agreement | None) -> str:
     return f"| {name} | {seconds} | {levels} | {found.least_cosine:.5f} | {found.mean_cosine:.5f} |"
 
 
-def write_page(path: Path, title: str, about: str, sections: Sequence[str]) -> None:
-    """Writes a Markdown page: what was measured, where, and the sections."""
-    libraries = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "open_clip_torch", "pillow")
-    )
-    place = (
-        f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}, "
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} processors; load average {os.getloadavg()[0]:.1f}\n"
-        "at the end, of other programs too where it is above the threads."
-    )
-    path.write_text("\n\n".join([f"# {title}\n\n{about.strip()}", place, *sections]) + "\n")
-
-
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,7 +193,8 @@ def main() -> None:
         lines.append(line)
     if arguments.output:
         title = f"## {arguments.masks} masks of {HEIGHT} x {WIDTH} px to {SIZE_PX} x {SIZE_PX}\n\n"
-        write_page(arguments.output, "Speed of masked regions", __doc__ or "", [title + "\n".join(lines)])
+        threads = torch.get_num_threads()
+        write_page(arguments.output, "Speed of masked regions", __doc__, [title + "\n".join(lines)], PACKAGES, threads)
 
 
 if __name__ == "__main__":

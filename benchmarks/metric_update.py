@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +32,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from benchmarks.pages import write_page
 from ovseg_model.datasets.benchmark import IGNORE
 from ovseg_model.metrics import RunningCounts, count_images
 
@@ -190,13 +189,6 @@ HEADER = """| label maps | classes | runs a pixel | update | CPU ms an image, me
 |---|---|---|---|---|---|---|"""
 
 
-def page(table: str) -> str:
-    """The Markdown page."""
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "torchmetrics"))
-    place = f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}."
-    return f"# Counting pixels\n\n{__doc__}\n{place}\n\n{table}\n"
-
-
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,7 +206,7 @@ def main() -> None:
     if failures:
         sys.exit("\n".join(failures))
     if arguments.output:
-        arguments.output.write_text(page(table))
+        write_page(arguments.output, "Counting pixels", __doc__, [table], ("numpy", "torch", "torchmetrics"), 1)
 
 
 if __name__ == "__main__":

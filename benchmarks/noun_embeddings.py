@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.nouns import PAGE_WIDTH, page, read_captions
+from benchmarks.nouns import read_captions
+from benchmarks.pages import PAGE_WIDTH, write_page
 from benchmarks.results import note
 from benchmarks.timing import Times, require
 from ovseg_model.class_embeddings import ClassEmbeddings, prompt_templates
@@ -164,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     note(f"noun vectors, {arguments.captions:,} captions", "a text forward a noun token", ratio, BAR, GOAL, "scaled")
     require(ratio >= BAR, f"wanted {BAR:g}x one by one or more, got {ratio:.1f}x")
     if arguments.output:
-        written = page("Speed of noun vectors", __doc__, body, ("numpy", "open_clip_torch", "torch"))
-        arguments.output.write_text(written, encoding="utf-8")
+        packages = ("numpy", "open_clip_torch", "torch")
+        write_page(arguments.output, "Speed of noun vectors", __doc__, [body], packages, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import nltk
 import pyarrow as pa
 from nltk.tag import PerceptronTagger
 
+from benchmarks.pages import PAGE_WIDTH, write_page
 from benchmarks.results import note
 from benchmarks.timing import Times, require, time_in_turns
 from pipelines.extract_nouns import extract_nouns
@@ -44,7 +42,6 @@ UNIT = 320
 
 BAR = 10.0
 GOAL = 40
-PAGE_WIDTH = 120
 
 
 def read_captions(data: Path) -> dict[str, list[str]]:
@@ -187,16 +184,6 @@ def measure(corpora: dict[str, list[str]], count: int | None, repeats: int) -> t
     return "\n\n".join(parts), ratio
 
 
-def page(title: str, doc: str, body: str, packages: Sequence[str]) -> str:
-    """A Markdown page: what is measured, where, and what came out."""
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    place = (
-        f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}, on {os.cpu_count()} "
-        f"processors; load average {os.getloadavg()[0]:.1f} at the end, other programs included."
-    )
-    return "\n\n".join([f"# {title}", doc.strip(), textwrap.fill(place, PAGE_WIDTH), body]) + "\n"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     note("nouns of real captions", "pos_tag(word_tokenize(caption))", ratio, BAR, GOAL)
     require(ratio >= BAR, f"wanted {BAR:g}x NLTK or more, got {ratio:.1f}x")
     if arguments.output:
-        written = page("Speed of nouns", __doc__, body, ("nltk", "numpy", "pyarrow"))
-        arguments.output.write_text(written, encoding="utf-8")
+        write_page(arguments.output, "Speed of nouns", __doc__, [body], ("nltk", "numpy", "pyarrow"))
 
 
 if __name__ == "__main__":

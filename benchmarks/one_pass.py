@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.masked_regions import HEIGHT, WIDTH, write_page
+from benchmarks.masked_regions import HEIGHT, PACKAGES, WIDTH
+from benchmarks.pages import write_page
 from benchmarks.results import note
 from benchmarks.segmenter import draw_ellipses, draw_image
 from benchmarks.timing import require, time_in_turns
@@ -226,7 +227,7 @@ def main() -> None:
             kept.append(line)
         written.append(f"## {title}\n\n" + "\n".join(kept))
     if arguments.output:
-        write_page(arguments.output, "All masks in one pass", __doc__ or "", written)
+        write_page(arguments.output, "All masks in one pass", __doc__, written, PACKAGES, torch.get_num_threads())
 
 
 def _speed(arguments: argparse.Namespace) -> tuple[int, int, list[int], int]:

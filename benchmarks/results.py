@@ -9,6 +9,9 @@ from typing import NamedTuple
 PLACE = "OVSEG_BENCHMARK_RESULTS"
 """The environment variable that names the file of rows; without it nothing is noted."""
 
+SHARE = "a share, no ratio"
+"""The remark of what is no ratio of two ways."""
+
 
 class Result(NamedTuple):
     """What one benchmark found."""
@@ -21,6 +24,11 @@ class Result(NamedTuple):
     goal: float | None
     remark: str
     """What must be known beside the ratio: scaled figures, one reading, another method."""
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether it was timed on fewer than it speaks of."""
+        return self.remark.startswith("scaled")
 
     @property
     def holds(self) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from benchmarks.scene_finetuning import SEEDS, Meter, mine, run_ovseg, table
 from ovseg_model.finetune import ADAPTED_FILE
 from pipelines.judge_pairs import Judged, judge_run
-from pipelines.write_tables import RunFolder
+from pipelines.open_run import open_run_with_pairs
 
 NAMED = "not abstract and not generic"
 MARGIN = f"{NAMED} and margin > 0.02"
@@ -91,7 +91,8 @@ def main() -> None:
     folder, seeds = arguments.folder, SEEDS[: arguments.seeds]
     run, meter = mine(folder), Meter("scenes")
     chosen = {name: choose(run, folder, name) for name in CHOICES}
-    judged = {name: list(judge_run(RunFolder(str(each / "run")), folder / "scenes")) for name, each in chosen.items()}
+    runs = {name: open_run_with_pairs(str(each / "run"), "--folder") for name, each in chosen.items()}
+    judged = {name: list(judge_run(each, folder / "scenes")) for name, each in runs.items()}
     accuracies = {"CLIP as it is": [meter.measure(None)]}
     for name, each in chosen.items():
         accuracies[name] = [meter.measure(train(each, seed)) for seed in seeds]

@@ -24,11 +24,8 @@ an image costs little in either way, and what is left is CLIP's arithmetic.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +34,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
+from benchmarks.pages import write_page
 from benchmarks.timing import FAILED, Times, require, time_in_turns
 from ovseg_model.class_embeddings import ClassEmbeddings
 from ovseg_model.class_names import ClassVectors, embed_classes, split_names
@@ -289,18 +287,6 @@ def map_rows(randoms: np.random.Generator, masks_NHW: np.ndarray, classes: int, 
         yield f"| {classes} | {name} | {each.cells()} | {4 * held[name] / 1e6:.0f} |"
 
 
-def page(sections: Sequence[str], busy: str) -> str:
-    """The Markdown page."""
-    libraries = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "open_clip_torch", "pillow")
-    )
-    place = (
-        f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}, "
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} processors; {busy}."
-    )
-    return "\n\n".join([f"# Speed of the segmenter\n\n{__doc__}", place, *sections]) + "\n"
-
-
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -327,10 +313,8 @@ def main() -> None:
     print(sections[-1])
     require(not failures, "\n".join(failures).removeprefix(f"{FAILED} "))
     if arguments.output:
-        busy = (
-            f"load average {os.getloadavg()[0]:.1f} at the end, so of other programs too where it is above the threads"
-        )
-        arguments.output.write_text(page(sections, busy))
+        packages = ("numpy", "torch", "open_clip_torch", "pillow")
+        write_page(arguments.output, "Speed of the segmenter", __doc__, sections, packages, arguments.threads)
 
 
 if __name__ == "__main__":

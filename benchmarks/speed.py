@@ -27,7 +27,8 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import NamedTuple
 
-from benchmarks.results import PLACE, Result, read_results
+from benchmarks.pages import write_page
+from benchmarks.results import PLACE, SHARE, Result, read_results
 
 
 class Benchmark(NamedTuple):
@@ -46,7 +47,7 @@ BENCHMARKS = (
     Benchmark("nouns", "noun_speed", full=("--full",), needs_data=True),
     Benchmark("noun_embeddings", "noun_embedding_speed", full=("--captions", "5000"), needs_data=True, minutes=2.5),
     Benchmark("masked_regions", "region_speed", ("--repeats", "5")),
-    Benchmark("sam_everything", "sam_speed", ("--quick",), minutes=3),
+    Benchmark("sam_everything", "sam_speed", ("--quick",), ("--points-per-side", "32"), minutes=3),
     Benchmark(
         "one_pass", "one_pass", ("--scenes", "10", "--crops", "10"), ("--scenes", "200", "--crops", "100"), minutes=1.5
     ),
@@ -112,22 +113,23 @@ def table(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """A bar a result on a logarithmic axis, with its least ratio and its goal."""
+    """A bar a ratio on a logarithmic axis, with its least ratio and its goal; bars of scaled figures are hatched."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.6 + 0.42 * len(results)), layout="constrained")
+    ratios = [each for each in results if each.remark != SHARE]
+    figure = Figure(figsize=(9, 0.6 + 0.42 * len(ratios)), layout="constrained")
     axes = figure.add_subplot()
-    places = range(len(results))
-    axes.barh(
-        places, [each.ratio for each in results], color=["#4477aa" if each.holds else "#cc6677" for each in results]
-    )
-    for place, each in enumerate(results):
+    for place, each in enumerate(ratios):
+        colour, hatch = "#4477aa" if each.holds else "#cc6677", "//" if each.is_scaled else None
+        axes.barh(place, each.ratio, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
         axes.annotate(f" {each.ratio:.1f}", (each.ratio, place), va="center", fontsize=8)
+    if any(each.is_scaled for each in ratios):
+        axes.barh(0, 0, color="#4477aa", hatch="//", edgecolor="white", label="scaled from fewer")
     for name, style in (("bar", "|"), ("goal", "*")):
-        marked = [(getattr(each, name), place) for place, each in enumerate(results) if getattr(each, name)]
+        marked = [(getattr(each, name), place) for place, each in enumerate(ratios) if getattr(each, name)]
         if marked:
             axes.scatter(*zip(*marked, strict=True), marker=style, color="black", s=70, zorder=3, label=name)
-    axes.set_yticks(places, [each.what for each in results], fontsize=8)
+    axes.set_yticks(range(len(ratios)), [each.what for each in ratios], fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("times as fast (median CPU seconds)")
     axes.axvline(1, color="grey", linewidth=0.8)
@@ -158,9 +160,8 @@ def write(output: Path, results: Sequence[Result], problems: Sequence[str]) -> N
     picture = output.parent / "images" / f"{output.stem}.png"
     picture.parent.mkdir(exist_ok=True)
     draw(results, picture)
-    place = f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} at the end."
-    parts = [f"# Speed of mining\n\n{__doc__}", f"![ratios](images/{picture.name})", table(results), place, *problems]
-    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    sections = [f"![ratios](images/{picture.name})", table(results), *problems]
+    write_page(output, "Speed of mining", __doc__, sections, ("torch",), 1)
 
 
 if __name__ == "__main__":

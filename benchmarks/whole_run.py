@@ -40,8 +40,9 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, build_sam_vit_b
 
 from benchmarks import sam_everything
+from benchmarks.masked_regions import PACKAGES
 from benchmarks.masked_regions import usual as usual_regions
-from benchmarks.masked_regions import write_page
+from benchmarks.pages import write_page
 from benchmarks.results import note
 from benchmarks.sam_everything import generator_of, loosened
 from benchmarks.segmenter import draw_image
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for way, bar in BARS.items():
         require(ratios[way] >= bar, f"{way}: wanted {bar}x the parts or more, got {ratios[way]:.2f}x")
     if given.output:
-        write_page(given.output, "Speed of a whole run", __doc__, [section])
+        write_page(given.output, "Speed of a whole run", __doc__, [section], PACKAGES, given.threads)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import Fitting, fitting_rows
 from ovseg_model.regions import normalise
 from schemas.errors import UserError
@@ -636,12 +637,17 @@ class Clip:
         return {**self.weights.fingerprint(), **numbers, "device": self.device.split(":")[0]}
 
     def embed_images(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> np.ndarray:
-        """Returns unit vectors of images, float32 (B, D).
+        """Returns unit vectors of images, float32 (B, D), of what `image_vectors` takes."""
+        return on_host(self.image_vectors(batch_BCHW, masks_BSS))
+
+    def image_vectors(self, batch_BCHW: torch.Tensor, masks_BSS: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns unit vectors of images, float32 (B, D), on the device, which may still be at work on them.
 
         batch_BCHW: B images of 3 x image_size_px x image_size_px, RGB: float32, normalised with `mean` and `std`, or
         uint8, which the device normalises; B may be 0. masks_BSS: bool, True in the foreground, read by a model that
         `takes_masks` and by no other. Every forward has image_batch rows, so a row does not depend on how many others
-        came with it; where memory runs out it has half of them, which `halving` counts.
+        came with it; where memory runs out it has half of them, which `halving` counts. Raises ValueError for another
+        shape.
         """
         wanted = (3, self.image_size_px, self.image_size_px)
         if tuple(batch_BCHW.shape[1:]) != wanted:
@@ -666,15 +672,17 @@ class Clip:
         Texts of like length share forwards of text_batch rows, cut to that length where `cuttable` allows; a
         text's own length decides, so a row does not depend on the others.
         """
+        import torch
+
         vectors_TD = np.empty((len(texts), self.embed_dim), np.float32)
         if not texts:
             return vectors_TD
         tokens_TL = self._tokenizer(list(texts))
         lengths = self._lengths(tokens_TL)
-        for length in np.unique(lengths).tolist():
-            rows = np.flatnonzero(lengths == length)
-            cut_TL = tokens_TL[rows, :length]
-            vectors_TD[rows] = self._embed_rows((cut_TL,), self._text_rows, self._encode_texts)
+        alike = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        cut = [tokens_TL[rows, : lengths[rows[0]]] for rows in alike]
+        vectors = [self._embed_rows((each_TL,), self._text_rows, self._encode_texts) for each_TL in cut]
+        vectors_TD[np.concatenate(alike)] = on_host(torch.cat(vectors))
         return vectors_TD
 
     def _lengths(self, tokens_TL: torch.Tensor) -> np.ndarray:
@@ -694,23 +702,24 @@ class Clip:
 
     def _embed_rows(
         self, columns: tuple[torch.Tensor, ...], fitting: Fitting[int], encode: Callable[..., torch.Tensor]
-    ) -> np.ndarray:
-        """Encodes rows in forwards of exactly as many as fit and returns them at unit length, float32 (N, D).
+    ) -> torch.Tensor:
+        """Encodes rows in forwards of exactly as many as fit; at unit length, float32 (N, D), on the device.
 
-        columns: what `encode` takes, N rows each.
+        columns: what `encode` takes, N rows each. Nothing waits for the device between forwards.
         """
-        count, start = len(columns[0]), 0
-        vectors = np.empty((count, self.embed_dim), np.float32)
-        while start < count:
-            part = fitting.run(partial(self._forward, [column[start:] for column in columns], encode))
-            vectors[start : start + len(part)] = part
-            start += len(part)
-        return vectors
+        import torch
 
-    def _forward(self, columns: Sequence[torch.Tensor], encode: Callable[..., torch.Tensor], rows: int) -> np.ndarray:
+        count, start = len(columns[0]), 0
+        vectors = [torch.empty(0, self.embed_dim, device=self.device)]
+        while start < count:
+            vectors.append(fitting.run(partial(self._forward, [column[start:] for column in columns], encode)))
+            start += len(vectors[-1])
+        return torch.cat(vectors)
+
+    def _forward(self, columns: Sequence[torch.Tensor], encode: Callable[..., torch.Tensor], rows: int) -> torch.Tensor:
         """Unit vectors of the first rows, padded where there are fewer, float32 (at most `rows`, D)."""
-        with self.inference():
-            parts = [_padded(column[:rows], rows).to(self.device) for column in columns]
+        with self.inference(), device_at_work(self.device):
+            parts = [sent_to(self.device, _padded(column[:rows], rows)) for column in columns]
             return unit_rows(encode(*parts)[: len(columns[0])])
 
     def cast(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -739,17 +748,31 @@ class Clip:
         return torch.autocast(self.device.split(":")[0], dtype)
 
 
-def unit_rows(features_ND: torch.Tensor) -> np.ndarray:
-    """Returns features at unit length, float32 (N, D), on the host."""
+def unit_rows(features_ND: torch.Tensor) -> torch.Tensor:
+    """Returns features at unit length, float32 (N, D), where they are."""
     import torch
 
-    return torch.nn.functional.normalize(features_ND.float(), dim=-1).cpu().numpy()
+    return torch.nn.functional.normalize(features_ND.float(), dim=-1)
+
+
+def on_host(vectors_ND: torch.Tensor) -> np.ndarray:
+    """Returns vectors as an array, once the device has made them."""
+    return vectors_ND.cpu().numpy()
+
+
+def sent_to(device: str, rows: torch.Tensor) -> torch.Tensor:
+    """Returns rows on a device; to a GPU from locked memory, so that whoever sends them need not wait."""
+    if rows.device.type == "cpu" and device.startswith("cuda"):
+        return rows.contiguous().pin_memory().to(device, non_blocking=True)
+    return rows.to(device)
 
 
 def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Rows, the last one repeated until there are `count`."""
     import torch
 
+    if len(rows) == count:
+        return rows.contiguous()
     return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])
 
 

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from ovseg_model.clip import sent_to
 from ovseg_model.regions import RegionOptions, check_frame, fill_colour, region_boxes_xywh
 from schemas.errors import UserError
 
@@ -119,7 +120,7 @@ def _as_words(rgb: np.ndarray) -> np.ndarray:
 
 
 class CutMasks(NamedTuple):
-    """An image on a device, and what its masks show of it."""
+    """An image, and what its masks show of it."""
 
     pixels_P3: torch.Tensor
     """RGB uint8, rows on end."""
@@ -134,8 +135,8 @@ class CutMasks(NamedTuple):
     """bool, the masks inside their boxes, rows on end, box after box."""
 
 
-def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions, device: str) -> CutMasks:
-    """Returns an image and the boxes of its masks on a device, for `device_regions`.
+def cut_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions) -> CutMasks:
+    """Returns an image and the boxes of its masks on the host, for `send_cut_masks`.
 
     Raises ValueError as `regions.region_batch`.
     """
@@ -145,9 +146,25 @@ def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOpti
         mask_HW[y : y + height, x : x + width].reshape(-1)
         for mask_HW, (x, y, width, height) in zip(masks_NHW, boxes_N4.tolist(), strict=True)
     ]
-    pixels_P3 = torch.from_numpy(np.ascontiguousarray(image_HW3).reshape(-1, 3)).to(device)
-    masks_P = torch.from_numpy(np.concatenate(cut) if cut else np.zeros(0, bool)).to(device)
-    return CutMasks(pixels_P3, image_HW3.shape[1], boxes_N4, masks_P)
+    pixels_P3 = torch.from_numpy(np.ascontiguousarray(image_HW3).reshape(-1, 3))
+    return CutMasks(
+        pixels_P3, image_HW3.shape[1], boxes_N4, torch.from_numpy(np.concatenate([np.zeros(0, bool), *cut]))
+    )
+
+
+def send_cut_masks(pieces: Sequence[CutMasks], device: str) -> CutMasks:
+    """Returns several pieces of one image as one on a device, for `device_regions`: its pixels are sent once."""
+    boxes_N4 = np.concatenate([piece.boxes_N4 for piece in pieces])
+    masks_P = sent_to(device, torch.cat([piece.masks_P for piece in pieces]))
+    return CutMasks(sent_to(device, pieces[0].pixels_P3), pieces[0].width, boxes_N4, masks_P)
+
+
+def send_masks(image_HW3: np.ndarray, masks_NHW: np.ndarray, options: RegionOptions, device: str) -> CutMasks:
+    """Returns an image and the boxes of its masks on a device, for `device_regions`.
+
+    Raises ValueError as `regions.region_batch`.
+    """
+    return send_cut_masks([cut_masks(image_HW3, masks_NHW, options)], device)
 
 
 def device_regions(
@@ -158,15 +175,15 @@ def device_regions(
     Cut, filled and resized in batched products; all boxes of a product are padded to the largest, so boxes of like
     size share one. fill_3: as `fill_levels`; most_px: pixels that a product may hold, padding among them.
     """
-    device = images[0].pixels_P3.device
+    device = str(images[0].pixels_P3.device)
     pixels_P3 = torch.cat([image.pixels_P3 for image in images])
     masks_P = torch.cat([image.masks_P for image in images])
-    places = torch.from_numpy(_places(images)).to(device)
+    places = sent_to(device, torch.from_numpy(_places(images)))
     sizes_N2 = np.concatenate([image.boxes_N4[:, 2:] for image in images])
-    fill = torch.from_numpy(fill_3).to(device)
+    fill = sent_to(device, torch.from_numpy(fill_3))
     regions = torch.empty(len(places), 3, size_px, size_px, dtype=torch.uint8, device=device)
     for batch in _batches_of_like_size(sizes_N2, most_px):
-        rows = torch.from_numpy(batch).to(device)
+        rows = sent_to(device, torch.from_numpy(batch))
         filled_N3hw = _gather(pixels_P3, masks_P, places[rows], fill, *sizes_N2[batch].max(axis=0).tolist())
         regions[rows] = resize_like_pil(filled_N3hw, places[rows, 3], places[rows, 2], size_px)
     return regions

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from ovseg_model.clip import Clip, pooled_at_class_token, project_class_token, unit_rows
+from ovseg_model.clip import EMBEDDED, Clip, on_host, pooled_at_class_token, project_class_token, sent_to, unit_rows
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.mask_adapted_clip import resize_positions
 from ovseg_model.read_ahead import iterate_ahead
@@ -115,26 +116,28 @@ class OnePassEncoder:
     def _forward(self, squares: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], rows: int) -> list[np.ndarray]:
         """One forward of a fixed number of images, so that a vector does not depend on how many came."""
         clip, missing = self.clip, self._images_per_forward(rows) - len(squares)
-        pixels_B3SS = torch.stack([*squares, *squares[-1:] * missing])
-        pixels_B3SS = normalise(pixels_B3SS.to(clip.device), clip.mean, clip.std)
-        with clip.inference():
+        with clip.inference(), device_at_work(clip.device):
+            pixels_B3SS = sent_to(clip.device, torch.stack([*squares, *squares[-1:] * missing]))
+            pixels_B3SS = clip.cast(normalise(pixels_B3SS, clip.mean, clip.std))
+            sent = [sent_to(clip.device, kept_NP) for kept_NP in kept]
             layers, masks_at_once = self._options.layers, MASKS_PER_IMAGE * rows
-            features = encode_masks(self._tower, clip.cast(pixels_B3SS), kept, layers, masks_at_once)
-            return [unit_rows(each) if len(each) else np.empty((0, clip.embed_dim), np.float32) for each in features]
+            features = encode_masks(self._tower, pixels_B3SS, sent, layers, masks_at_once)
+            vectors_ND = unit_rows(torch.cat(features))
+        return np.split(on_host(vectors_ND), np.cumsum([len(each) for each in kept])[:-1])
 
     def _square(self, image_HW3: np.ndarray) -> torch.Tensor:
         fill_rgb = fill_colour(self.clip.mean, self._regions)
         return square_image(image_HW3, self._size_px, fill_rgb, self._regions.antialias)
 
     def _patches(self, image_HW3: np.ndarray, chunks: Iterable[np.ndarray]) -> torch.Tensor:
-        """Which patches each mask reads, bool (N, P)."""
+        """Which patches each mask reads, bool (N, P), on the host: a thread that reads ahead leaves devices alone."""
         shares = []
         for masks_NHW in chunks:
             if masks_NHW.shape[1:] != image_HW3.shape[:2]:
                 raise ValueError(f"masks: wanted (H, W) {image_HW3.shape[:2]} as the image, got {masks_NHW.shape[1:]}")
             shares.append(square_patch_shares(masks_NHW, self._grid).reshape(-1, self._grid**2))
         shares_NP = np.concatenate([np.zeros((0, self._grid**2), np.float32), *shares])
-        return patches_read(torch.from_numpy(shares_NP).to(self.clip.device), self._options.patch_share)
+        return patches_read(torch.from_numpy(shares_NP), self._options.patch_share)
 
 
 def check_one_pass(clip: Clip, options: OnePassOptions) -> None:
@@ -155,6 +158,16 @@ def check_one_pass(clip: Clip, options: OnePassOptions) -> None:
         raise UserError(f"--one-pass-layers: wanted 1 to {blocks}, the blocks of {name}, got {options.layers}")
     if options.size_px % patch_px:
         raise UserError(f"--one-pass-size: wanted a multiple of {name}'s patch, {patch_px} px, got {options.size_px}")
+
+
+def every_block_notices(clip: Clip, options: OnePassOptions) -> tuple[str, ...]:
+    """What should be known where every block is asked for; nothing of the CLIP of drawn scenes, which gains by it."""
+    if clip.weights.name in EMBEDDED or options.layers < len(clip.model.visual.transformer.resblocks):
+        return ()
+    return (
+        f"--one-pass-layers {options.layers} is every block of {clip.weights.name}: weights that were not tuned for "
+        "masked attention lose accuracy by it (docs/scoring.md); give 1, or compare with crops before you trust it",
+    )
 
 
 def patches_read(shares_NP: torch.Tensor, least_share: float) -> torch.Tensor:

@@ -21,6 +21,12 @@ MILLIONTHS = 1_000_000
 """Correlations are summed in whole millionths, so that sums do not depend on their order."""
 
 
+NEAR = 0.999
+"""Cosine from which a mask's vectors in two number formats count as near."""
+
+EMPTY_SAMPLE = "no image of the run's sample (1 in 8 of its first unit, at least one) was scored with two masks or more"
+
+
 def rank_agreement(cosines_NM: np.ndarray, reference_NM: np.ndarray) -> dict[str, int]:
     """Returns counts of how two scorers rank the masks of one image for each noun.
 
@@ -53,6 +59,41 @@ def best_masks(cosines_NM: np.ndarray, count: int) -> np.ndarray:
     return np.flatnonzero((_ranks(cosines_NM) < count).any(axis=0))
 
 
+def precision_agreement(
+    vectors_MD: np.ndarray, exact_MD: np.ndarray, cosines_NM: np.ndarray, exact_NM: np.ndarray
+) -> dict[str, int]:
+    """Returns counts of what fewer bits change for the masks and nouns of one image.
+
+    vectors_MD, exact_MD: unit vectors of masks in the number format that was asked for, and in fp32; cosines_NM,
+    exact_NM: with nouns in the same two. precision_images: 1; precision_masks: M; precision_nouns: N;
+    precision_cosine_millionths: sum over masks of the cosine of a mask's two vectors; precision_far: masks for which it
+    is below NEAR; precision_top1: nouns whose best mask is the same.
+    """
+    cosines_M = (vectors_MD.astype(np.float64) * exact_MD.astype(np.float64)).sum(axis=1)
+    nouns, masks = cosines_NM.shape
+    return {
+        "precision_images": 1,
+        "precision_masks": masks,
+        "precision_nouns": nouns,
+        "precision_cosine_millionths": int(np.rint(MILLIONTHS * cosines_M).sum()),
+        "precision_far": int((cosines_M < NEAR).sum()),
+        "precision_top1": int((cosines_NM.argmax(axis=1) == exact_NM.argmax(axis=1)).sum()),
+    }
+
+
+def precision_sentence(counts: Mapping[str, int], precision: str) -> str:
+    """Says in words what counts of `precision_agreement` add up to; precision: the number format that was asked for."""
+    masks = counts.get("precision_masks", 0)
+    if not masks:
+        return f"{precision} and fp32 were not compared: {EMPTY_SAMPLE}"
+    nouns, mean = counts["precision_nouns"], counts["precision_cosine_millionths"] / MILLIONTHS / masks
+    return (
+        f"{precision} beside fp32, {nouns:,} nouns and {masks:,} masks of {counts['precision_images']:,} images: same "
+        f"best mask {counts['precision_top1'] / nouns:.0%}, cosine of a mask's two vectors {mean:.5f} in the mean, "
+        f"below {NEAR} for {counts['precision_far'] / masks:.1%}"
+    )
+
+
 @dataclass
 class CropAgreement:
     """How far one pass agrees with crops on the first images that it reads, up to MASKS_COMPARED masks of each."""
@@ -81,7 +122,7 @@ class CropAgreement:
 def agreement_sentence(
     counts: Mapping[str, int],
     texts: str = "nouns",
-    sample: str = "the sample of the run (1 image in 8 of its first unit) is empty",
+    sample: str = EMPTY_SAMPLE,
 ) -> str:
     """Says in words what counts of `rank_agreement` add up to, those of a prefilter among them.
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ovseg_model.clip import on_host
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.read_ahead import iterate_ahead
 from ovseg_model.regions import RegionOptions, region_batch, region_masks, whole_image_batch
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ovseg_model.clip import Clip
+    from ovseg_model.integer_regions import CutMasks
     from ovseg_model.one_pass import OnePassOptions
 
 Item = TypeVar("Item")
@@ -30,6 +34,18 @@ MaskedImage = tuple[np.ndarray, Iterable[np.ndarray]]
 OwnedChunk = tuple[int, np.ndarray, np.ndarray]
 """Number of an image, its pixels, and some of its masks, bool (N, H, W)."""
 
+
+class CutChunk(NamedTuple):
+    """Some masks of an image, ready to be sent to a device."""
+
+    owner: int
+    """Number of the image."""
+
+    cut: CutMasks
+    masks_NSS: torch.Tensor | None
+    """Masks in the frame of their regions, bool, if CLIP reads them."""
+
+
 SCORERS = ("crops", "one-pass")
 """A crop a mask, or all masks of an image in one forward."""
 
@@ -38,7 +54,7 @@ GROUPED_FORWARDS = 8
 """Forwards whose regions are made on the device at once."""
 
 PIXELS_TO_SEND = 2**28
-"""Mask pixels that are decoded for it at most, 268 MB; three times as many where a thread decodes ahead."""
+"""Mask pixels in boxes that are held for it at most, 268 MB; three times as many where a thread decodes ahead."""
 
 
 class MaskEncoder(Protocol):
@@ -83,12 +99,18 @@ class RegionEncoder:
         """
         if self._way == "near" and self.clip.device != "cpu":
             return self._embed_on_device(images)
-        clip = self.clip
-        vectors, owners = [np.empty((0, clip.embed_dim), np.float32)], [np.empty(0, np.int64)]
-        for owner_N, *columns in _whole_forwards(self._coming(self._columns(images)), clip.image_batch):
-            vectors.append(clip.embed_images(*columns))
+        return self._embed_columns(self._coming(self._columns(images)), len(images))
+
+    def _embed_columns(self, columns_of: Iterable[Sequence[torch.Tensor]], images: int) -> list[np.ndarray]:
+        """Vectors of each of so many images, from what `_columns` gives."""
+        import torch
+
+        vectors, owners = [], [np.empty(0, np.int64)]
+        for owner_N, *columns in _whole_forwards(columns_of, self.clip.image_batch):
+            vectors.append(self.clip.image_vectors(*columns))
             owners.append(owner_N.numpy())
-        return _of_images(vectors, owners, len(images))
+        vectors_ND = on_host(torch.cat(vectors)) if vectors else np.empty((0, self.clip.embed_dim), np.float32)
+        return _of_images(vectors_ND, np.concatenate(owners), images)
 
     def _coming(self, items: Iterable[Item]) -> Iterable[Item]:
         """The items, made by a thread while the device works."""
@@ -117,28 +139,41 @@ class RegionEncoder:
 
     def _embed_on_device(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """The same by regions that are cut, filled and resized on the device, over images."""
+        return self._embed_columns(self._columns_on_device(images), len(images))
+
+    def _columns_on_device(self, images: Sequence[MaskedImage]) -> Iterator[list[torch.Tensor]]:
+        """By groups what `_columns` gives by chunks; only here, and in no thread that decodes, does the device work."""
         import torch
 
-        clip, vectors = self.clip, [np.empty((0, self.clip.embed_dim), np.float32)]
-        owners = [np.empty(0, np.int64)]
-        for group in self._coming(_in_groups(_owned_chunks(images), GROUPED_FORWARDS * clip.image_batch)):
+        for group in self._coming(_in_groups(self._cut_chunks(images), GROUPED_FORWARDS * self.clip.image_batch)):
             pixels = self._made_on_device.run(partial(self._cut_on_device, group))
-            masks = [region_masks(each, clip.image_size_px, self._options) for _, _, each in group if clip.takes_masks]
-            vectors.append(clip.embed_images(pixels, torch.cat(masks) if masks else None))
-            owners += [np.full(len(masks_NHW), owner) for owner, _, masks_NHW in group]
-        return _of_images(vectors, owners, len(images))
+            owners = [torch.full((len(chunk.cut.boxes_N4),), chunk.owner) for chunk in group]
+            masks = [chunk.masks_NSS for chunk in group if chunk.masks_NSS is not None]
+            yield [torch.cat(owners), pixels, *([torch.cat(masks)] if masks else [])]
 
-    def _cut_on_device(self, group: Sequence[OwnedChunk], rows: int) -> torch.Tensor:
+    def _cut_chunks(self, images: Sequence[MaskedImage]) -> Iterator[CutChunk]:
+        """Chunks of masks, ready to be sent."""
+        from ovseg_model.integer_regions import cut_masks
+
+        clip, options = self.clip, self._options
+        for owner, image_HW3, masks_NHW in _owned_chunks(images):
+            cut = cut_masks(image_HW3, masks_NHW, options)
+            masks = region_masks(masks_NHW, clip.image_size_px, options) if clip.takes_masks else None
+            yield CutChunk(owner, cut, masks)
+
+    def _cut_on_device(self, group: Sequence[CutChunk], rows: int) -> torch.Tensor:
         """The regions of chunks, about `rows` at once, uint8 (N, 3, S, S)."""
         import torch
 
-        from ovseg_model.integer_regions import PIXELS_PER_ROW, device_regions, fill_levels, send_masks
+        from ovseg_model.integer_regions import PIXELS_PER_ROW, device_regions, fill_levels, send_cut_masks
 
         clip, fill_3 = self.clip, fill_levels(self.clip.mean, self._options)
         most_px, regions = max(1, rows // GROUPED_FORWARDS) * PIXELS_PER_ROW, []
         for few in _in_groups(group, rows):
-            sent = [send_masks(image_HW3, masks_NHW, self._options, clip.device) for _, image_HW3, masks_NHW in few]
-            regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
+            of_images = groupby(few, lambda chunk: chunk.owner)
+            with device_at_work(clip.device):
+                sent = [send_cut_masks([chunk.cut for chunk in own], clip.device) for _, own in of_images]
+                regions.append(device_regions(sent, clip.image_size_px, fill_3, most_px))
         return torch.cat(regions) if len(regions) > 1 else regions[0]
 
 
@@ -157,26 +192,25 @@ def _whole_forwards(chunks: Iterable[Sequence[torch.Tensor]], rows: int) -> Iter
         waiting.append(chunk)
         count = sum(len(columns[0]) for columns in waiting)
         if count >= rows:
-            joined = [torch.cat(column) for column in zip(*waiting, strict=True)]
+            joined = [torch.cat(column) if len(column) > 1 else column[0] for column in zip(*waiting, strict=True)]
             yield [column[: count - count % rows] for column in joined]
             waiting = [[column[count - count % rows :] for column in joined]] if count % rows else []
     if waiting:
         yield [torch.cat(column) for column in zip(*waiting, strict=True)]
 
 
-def _of_images(vectors: Sequence[np.ndarray], owners: Sequence[np.ndarray], images: int) -> list[np.ndarray]:
+def _of_images(vectors_ND: np.ndarray, owner_N: np.ndarray, images: int) -> list[np.ndarray]:
     """The vectors of each image, given the image of each."""
-    vectors_ND, owner_N = np.concatenate(vectors), np.concatenate(owners)
     return [vectors_ND[owner_N == number] for number in range(images)]
 
 
-def _in_groups(chunks: Iterable[OwnedChunk], rows: int) -> Iterator[list[OwnedChunk]]:
+def _in_groups(chunks: Iterable[CutChunk], rows: int) -> Iterator[list[CutChunk]]:
     """Chunks in runs of about `rows` masks or PIXELS_TO_SEND."""
-    group: list[OwnedChunk] = []
+    group: list[CutChunk] = []
     for chunk in chunks:
         group.append(chunk)
-        sent = [masks_NHW for _, _, masks_NHW in group]
-        if sum(map(len, sent)) >= rows or sum(each.size for each in sent) >= PIXELS_TO_SEND:
+        cut = [each.cut for each in group]
+        if sum(len(each.boxes_N4) for each in cut) >= rows or sum(len(each.masks_P) for each in cut) >= PIXELS_TO_SEND:
             yield group
             group = []
     if group:

@@ -7,6 +7,7 @@ the image, h and w of a box, S side of the model's input, 3 colour channels in R
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,9 +136,17 @@ def normalise(regions_N3SS: torch.Tensor, mean: Sequence[float], std: Sequence[f
     """
     import torch
 
-    scale = [torch.tensor(values, dtype=torch.float32, device=regions_N3SS.device) for values in (mean, std)]
-    mean_311, std_311 = (values.reshape(3, 1, 1) for values in scale)
+    mean_311, std_311 = (_of_channels(tuple(values), regions_N3SS.device) for values in (mean, std))
     return regions_N3SS.to(torch.float32).div_(255).sub_(mean_311).div_(std_311)
+
+
+@functools.lru_cache(64)
+def _of_channels(values_3: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """A value a channel, float32 (3, 1, 1), sent to a device once: a GPU would have to be waited for at each batch."""
+    import torch
+
+    with torch.inference_mode(False):  # whoever trains may ask for the same
+        return torch.tensor(values_3, dtype=torch.float32, device=device).reshape(3, 1, 1)
 
 
 def check_frame(image_HW3: np.ndarray, masks_NHW: np.ndarray) -> None:

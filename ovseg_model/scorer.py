@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MASKS_PER_DECODE = 16
 """Masks decoded at once: 16 masks of a 12-megapixel image are 200 MB."""
+
+REGIONS_ON_CPU, REGIONS_ON_GPU = 32, 256
+"""Regions of a forward where none are asked for: a CPU gains nothing by more, a GPU is not filled by few."""
 
 ImageMasks = tuple[np.ndarray, Sequence[rle.Rle]]
 """Pixels, RGB uint8 (H, W, 3), and masks of the same size."""
@@ -85,6 +88,10 @@ class ClipScorerSpec:
         """Whether masks are read in one forward, to score or to choose."""
         return self.scorer == "one-pass" or self.prefilter > 0
 
+    def in_fp32(self) -> ClipScorerSpec:
+        """The same in full precision, to compare with; its nouns are kept for nobody."""
+        return replace(self, precision="fp32", noun_folder=None)
+
     def one_pass(self) -> OnePassOptions:
         """How masks are read in one forward. Raises UserError for values that no model can take."""
         from ovseg_model.one_pass import OnePassOptions
@@ -105,6 +112,11 @@ class ClipScorerSpec:
         if self.uses_one_pass:
             chosen |= {"scorer": self.scorer, "prefilter": self.prefilter, "one_pass": asdict(self.one_pass())}
         return chosen
+
+
+def regions_a_forward(asked: int, device: str) -> int:
+    """Returns how many regions a forward has: as asked, or for 0 what suits the kind of device, such as "cuda:0"."""
+    return asked or (REGIONS_ON_CPU if device == "cpu" else REGIONS_ON_GPU)
 
 
 class ClipScorer:

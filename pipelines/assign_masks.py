@@ -58,16 +58,22 @@ class RunnersUp(NamedTuple):
     rank_F: np.ndarray
 
 
-def assign_masks(rows: pa.Table, way: str, row_filter: RowFilter | None = None) -> Selection:
+def assign_masks(
+    rows: pa.Table, way: str, row_filter: RowFilter | None = None, gone: pa.Table | None = None
+) -> Selection:
     """Gives every noun of an image at most one mask, and every mask at most one noun.
 
     Args:
         rows: PAIRS, or ASSIGN_COLUMNS of it; the rows of an image stand together.
         way: mutual, greedy or hungarian (see WAYS).
         row_filter: a runner-up that does not hold it is no candidate.
+        gone: rows that were dropped before; a runner-up that is one of them, noun and mask, is no candidate.
     """
     runners = runners_up(rows)
-    candidates = candidates_of(rows, runners, row_filter)
+    may_F = may_be_had(rows, runners, row_filter)
+    if gone is not None and gone.num_rows:
+        may_F &= ~are_among(rows, runners, gone)
+    candidates = candidates_of(rows, runners, may_F)
     chosen = candidates.take(WAYS[way](candidates))
     kept = assigned_rows(rows, runners, chosen)
     lost_N = np.ones(rows.num_rows, bool)
@@ -96,11 +102,27 @@ def runners_up(rows: pa.Table) -> RunnersUp:
     return RunnersUp(masks, row_F, place_in_group(row_F), best_N[row_F] + place[len(own_N) :])
 
 
-def candidates_of(rows: pa.Table, runners: RunnersUp, row_filter: RowFilter | None) -> Candidates:
-    """Every mask that a noun can be given: its rows', and what of their runners-up holds the condition."""
-    may_F = np.ones(len(runners.row_F), bool)
-    if row_filter and len(may_F):
-        may_F = first_failing(moved_rows(rows, runners, may_F, row_filter.columns), row_filter) < 0
+def may_be_had(rows: pa.Table, runners: RunnersUp, row_filter: RowFilter | None) -> np.ndarray:
+    """Which runners-up hold the condition, bool (F,)."""
+    every_F = np.ones(len(runners.row_F), bool)
+    if not row_filter or not len(every_F):
+        return every_F
+    return first_failing(moved_rows(rows, runners, every_F, row_filter.columns), row_filter) < 0
+
+
+def are_among(rows: pa.Table, runners: RunnersUp, others: pa.Table) -> np.ndarray:
+    """Which runners-up are rows of another table (of PAIRS), noun and mask, bool (F,)."""
+    both = pa.concat_tables([table.select(["image_id", "noun"]) for table in (rows, others)])
+    image, noun = codes_of(both["image_id"]), codes_of(both["noun"])
+    noun_in_image = image * (noun.max(initial=0) + 1) + noun
+    nouns = np.concatenate([noun_in_image[runners.row_F], noun_in_image[rows.num_rows :]])
+    masks = np.concatenate([runners.masks.field("mask_index").to_numpy(), others["mask_index"].to_numpy()])
+    keys = nouns * (int(masks.max(initial=0)) + 1) + masks
+    return np.isin(keys[: len(runners.row_F)], keys[len(runners.row_F) :])
+
+
+def candidates_of(rows: pa.Table, runners: RunnersUp, may_F: np.ndarray) -> Candidates:
+    """Every mask that a noun can be given: its rows', and those of their runners-up that may be had (bool, F)."""
     row = np.concatenate([np.arange(rows.num_rows), runners.row_F[may_F]])
     own = np.full(rows.num_rows, OWN)
     index = np.concatenate([rows["mask_index"].to_numpy(), runners.masks.field("mask_index").to_numpy()[may_F]])
@@ -148,12 +170,12 @@ def mutual(candidates: Candidates) -> np.ndarray:
 
 def greedy(candidates: Candidates) -> np.ndarray:
     """Candidate after candidate by falling cosine, if neither its noun nor its mask is taken yet."""
-    return image_by_image(candidates, greedy_in_image)
+    return where_contested(candidates, in_turn)
 
 
 def hungarian(candidates: Candidates) -> np.ndarray:
     """Of the assignments that give the most nouns of an image a mask, the one with the largest sum of cosines."""
-    return image_by_image(candidates, hungarian_in_image)
+    return where_contested(candidates, of_largest_sum)
 
 
 WAYS: dict[str, Callable[[Candidates], np.ndarray]] = {"mutual": mutual, "greedy": greedy, "hungarian": hungarian}
@@ -166,36 +188,20 @@ def firsts(keys_E: np.ndarray) -> np.ndarray:
     return is_first
 
 
-InImage = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""A choice within one image: noun and mask numbers from 0, and cosines, of candidates in order → bool, all (E,)."""
-
-
-def image_by_image(candidates: Candidates, way: InImage) -> np.ndarray:
-    """What a way chooses that takes every noun's best mask where these differ: there it need not be asked."""
+def where_contested(candidates: Candidates, way: Callable[[Candidates], np.ndarray]) -> np.ndarray:
+    """What a way chooses that takes every noun's best mask where these differ: in such images it need not be asked."""
     chosen_E = firsts(candidates.noun_E)
-    starts = np.unique(candidates.image_E, return_index=True)[1]
-    sizes = np.diff(starts, append=len(candidates.image_E))
-    noun_E, mask_E = (numbers_in_image(keys_E, starts, sizes) for keys_E in (candidates.noun_E, candidates.mask_E))
     conflicts = candidates.image_E[chosen_E][~firsts(candidates.mask_E[chosen_E])]
-    for place in np.flatnonzero(np.isin(candidates.image_E[starts], conflicts)):
-        image = slice(starts[place], starts[place] + sizes[place])
-        chosen_E[image] = way(noun_E[image], mask_E[image], candidates.cosine_E[image])
+    contested_E = np.isin(candidates.image_E, conflicts)
+    chosen_E[contested_E] = way(candidates.take(contested_E))
     return chosen_E
 
 
-def numbers_in_image(keys_E: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Keys that sort by image as numbers from 0 in each, which sort as they do."""
-    numbers_E = np.unique(keys_E, return_inverse=True)[1]
-    if not len(starts):
-        return numbers_E
-    return numbers_E - np.repeat(np.minimum.reduceat(numbers_E, starts), sizes)
-
-
-def greedy_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
-    """`greedy`, of the candidates of one image."""
+def in_turn(candidates: Candidates) -> np.ndarray:
+    """`greedy`, candidate by candidate."""
     nouns, masks = set[int](), set[int]()
     chosen = []
-    for noun, mask in zip(noun_E.tolist(), mask_E.tolist(), strict=True):
+    for noun, mask in zip(candidates.noun_E.tolist(), candidates.mask_E.tolist(), strict=True):
         chosen.append(noun not in nouns and mask not in masks)
         if chosen[-1]:
             nouns.add(noun)
@@ -203,18 +209,37 @@ def greedy_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray
     return np.array(chosen, bool)
 
 
-def hungarian_in_image(noun_E: np.ndarray, mask_E: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
-    """`hungarian`, of the candidates of one image."""
+def of_largest_sum(candidates: Candidates) -> np.ndarray:
+    """`hungarian`, image by image; the tables of cosines of all images are filled at once, one after the other."""
     from scipy.optimize import linear_sum_assignment
 
-    count = int(noun_E.max()) + 1
+    starts = np.unique(candidates.image_E, return_index=True)[1]
+    of_image_E = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(candidates.image_E)))
+    noun_E, nouns = numbers_in_image(candidates.noun_E, starts, of_image_E)
+    mask_E, masks = numbers_in_image(candidates.mask_E, starts, of_image_E)
+    ends = np.cumsum(nouns * masks)
+    cell_E = (ends - nouns * masks)[of_image_E] + noun_E * masks[of_image_E] + mask_E
     # No gain in cosines, each from -1 to 1, outweighs a noun without a mask.
-    gain_NM = np.full((count, int(mask_E.max()) + 1), -2.0 * count - 2.0)
-    gain_NM[noun_E, mask_E] = cosine_E
-    mask_of_noun = np.full(count, -1)
-    nouns, masks = linear_sum_assignment(gain_NM, maximize=True)
-    mask_of_noun[nouns] = masks
-    return mask_of_noun[noun_E] == mask_E
+    gains = np.repeat(-2.0 * nouns - 2.0, nouns * masks)
+    gains[cell_E] = candidates.cosine_E
+    chosen = np.zeros(len(gains), bool)
+    for end, count, width in zip(ends.tolist(), nouns.tolist(), masks.tolist(), strict=True):
+        table = slice(end - count * width, end)
+        rows, columns = linear_sum_assignment(gains[table].reshape(count, width), maximize=True)
+        chosen[table].reshape(count, width)[rows, columns] = True
+    return chosen[cell_E]
+
+
+def numbers_in_image(keys_E: np.ndarray, starts: np.ndarray, of_image_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys that sort by image as numbers from 0 in each, which sort as they do, and how many each image has.
+
+    starts: where each image's keys start, (I,), of which of_image_E is the number. Returns int64 (E,) and (I,).
+    """
+    if not len(starts):
+        return keys_E, starts
+    numbers_E = np.unique(keys_E, return_inverse=True)[1]
+    lowest = np.minimum.reduceat(numbers_E, starts)
+    return numbers_E - lowest[of_image_E], np.maximum.reduceat(numbers_E, starts) + 1 - lowest
 
 
 # Rows.
@@ -280,11 +305,15 @@ def reasons_of(rows: pa.Table, lost_N: np.ndarray, every: Candidates, chosen: Ca
     own = every.choice_E == OWN
     mask_N = np.full(rows.num_rows, -1)
     mask_N[every.row_E[own]] = every.mask_E[own]
+    owners = owners_of(mask_N[lost_N], chosen)
+    nouns = rows["noun"].combine_chunks().take(pa.array(owners, mask=owners < 0))
+    return pc.binary_join_element_wise(f"--assign {way}: its mask went to", pc.fill_null(nouns, "no noun"), " ")
+
+
+def owners_of(masks: np.ndarray, chosen: Candidates) -> np.ndarray:
+    """The row that each of some masks (as mask_E) was given to, -1 where it was given to none: int64, as many."""
     by_mask = np.argsort(chosen.mask_E)
-    masks, owners = chosen.mask_E[by_mask], chosen.row_E[by_mask]
-    lost = mask_N[lost_N]
-    place = np.minimum(np.searchsorted(masks, lost), max(0, len(masks) - 1))
-    has_owner = masks[place] == lost if len(masks) else np.zeros(len(lost), bool)
-    nouns = rows["noun"].combine_chunks().take(pa.array(owners[place] if len(masks) else lost[:0]))
-    got = pc.binary_join_element_wise(f"--assign {way}: its mask went to", nouns, " ")
-    return pc.if_else(pa.array(has_owner), got, f"--assign {way}: its mask went to no noun") if len(lost) else got
+    given = np.isin(masks, chosen.mask_E)
+    owners = np.full(len(masks), -1)
+    owners[given] = chosen.row_E[by_mask][np.searchsorted(chosen.mask_E[by_mask], masks[given])]
+    return owners

@@ -16,11 +16,10 @@ from pipelines.audit_report import audit_markdown, audit_numbers, audit_text
 from pipelines.audit_truth import Truth, open_benchmark_maps, open_instances, open_label_maps, open_scenes
 from pipelines.derived_run import open_source
 from pipelines.draw_audit import draw_audit
-from pipelines.label_meaning import Meaning, SceneMeaning, WordMeaning
-from pipelines.noun_relations import require_wordnet
+from pipelines.label_meaning import Meaning, SceneMeaning, WordMeaning, require_senses
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.progress import show_progress
-from pipelines.write_tables import open_run_folder
+from pipelines.write_tables import open_run_folder, refuse_inside
 from schemas import UserError
 
 JSON_FILE, TEXT_FILE, PICTURE_FILE = "audit.json", "audit.md", "audit.png"
@@ -89,6 +88,7 @@ def audit(url: str, options: AuditOptions) -> str:
     if not source.tables["pairs"]["rows"]:
         raise UserError(f"RUN {url}: its PAIRS have no rows; there is nothing to audit")
     folder = open_run_folder(options.output or url)
+    refuse_inside(source.run, folder, "--output")
     judge = PartJudge(source, *open_truth(options), options.min_cover)
     parts = show_progress(source.parts("pairs"), "audit", "parts")
     counts = sum(map(judge.count, parts), no_counts(len(judge.truth.names)))
@@ -107,19 +107,23 @@ def open_truth(options: AuditOptions) -> tuple[Truth, Meaning]:
     Raises:
         UserError: they cannot be read, or WordNet is not there.
     """
-    truth: Truth
     if options.scenes:
-        truth = open_scenes(Path(options.scenes))
-        return truth, SceneMeaning(truth.names)
+        scenes = open_scenes(Path(options.scenes))
+        return scenes, SceneMeaning(scenes.names)
+    senses = "" if options.senses == "none" else options.senses
+    if senses and options.annotations:
+        require_senses()  # before a large JSON is read
+    truth = open_named_labels(options)
+    return truth, WordMeaning(truth.names, senses)
+
+
+def open_named_labels(options: AuditOptions) -> Truth:
+    """The labels that people named by words, not by scenes' classes; raises UserError where they cannot be read."""
     if options.annotations:
-        if options.senses != "none":
-            require_wordnet()  # before a large JSON is read
-        truth = open_instances(Path(options.annotations))
-    elif options.benchmark:
-        truth = open_benchmark_maps(options.benchmark, options.root)
-    else:
-        truth = open_label_maps(options.label_maps, options.class_names, ignored_values(options.ignore_label))
-    return truth, WordMeaning(truth.names, "" if options.senses == "none" else options.senses)
+        return open_instances(Path(options.annotations))
+    if options.benchmark:
+        return open_benchmark_maps(options.benchmark, options.root)
+    return open_label_maps(options.label_maps, options.class_names, ignored_values(options.ignore_label))
 
 
 def ignored_values(texts: Sequence[str]) -> tuple[int, ...]:

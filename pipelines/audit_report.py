@@ -21,6 +21,7 @@ from pipelines.audit_counts import (
     AuditCounts,
 )
 from pipelines.audit_truth import LabelNames
+from pipelines.markdown import cell, markdown_table
 from pipelines.terminal import escaped, shortened
 
 DECILES = 10
@@ -239,7 +240,7 @@ def notes(numbers: Numbers) -> Iterator[str]:
 def audit_markdown(numbers: Numbers) -> str:
     """audit.md: the main table, then bins, the most frequent nouns, and the labels."""
     sections = [
-        f"# Audit of pairs against {numbers['truth']['kind']} ({numbers['truth']['source']})",
+        f"# Audit of pairs against {numbers['truth']['kind']} ({cell(numbers['truth']['source'])})",
         "\n\n".join([numbers["rule"], *notes(numbers)]),
         "```\n" + "\n".join([*main_lines(numbers), "", *recall_lines(numbers)]) + "\n```",
         "## By cosine\n\n" + bin_table("cosine", numbers["by_cosine"], _grid_edges),
@@ -255,20 +256,20 @@ def audit_markdown(numbers: Numbers) -> str:
 def bin_table(title: str, bins: Sequence[Numbers], edges: Callable[[Numbers], str]) -> str:
     """A Markdown table of bins."""
     rows = [[edges(row), *_precision_cells(row)] for row in bins]
-    return markdown_table([title, "pairs", "right", "precision", "95 % interval"], rows)
+    return markdown_table([title, "pairs", "right", "precision", "95 % interval"], rows, 1)
 
 
 def noun_table(rows: Sequence[Numbers]) -> str:
     """A Markdown table of nouns; of those outside the labels nothing is judged."""
-    cells = [[_cell(row["noun"]), f"{row['all']:,}", *_precision_cells(row)] for row in rows]
-    return markdown_table(["noun", "all pairs", "judged", "right", "precision", "95 % interval"], cells)
+    cells = [[shortened(row["noun"], NOUN_CHARS), f"{row['all']:,}", *_precision_cells(row)] for row in rows]
+    return markdown_table(["noun", "all pairs", "judged", "right", "precision", "95 % interval"], cells, 1)
 
 
 def label_table(rows: Sequence[Numbers]) -> str:
     """A Markdown table of labels."""
     cells = [
         [
-            _cell(row["label"]),
+            shortened(row["label"], NOUN_CHARS),
             *_precision_cells(row)[:3],
             f"{row['images_named']:,}",
             _share(share_of(row["images_found"], row["images_named"])),
@@ -278,21 +279,11 @@ def label_table(rows: Sequence[Numbers]) -> str:
         for row in rows
     ]
     header = ["label", "pairs on it", "right", "precision", "images naming it", "found", "things", "found"]
-    return markdown_table(header, cells)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, cells, 1)
 
 
 def _precision_cells(row: Numbers) -> list[str]:
     return [f"{row['pairs']:,}", f"{row['right']:,}", _share(row["precision"]), _interval(row)]
-
-
-def _cell(text: str) -> str:
-    return escaped(shortened(text, NOUN_CHARS)).replace("|", "\\|")
 
 
 def _grid_edges(row: Numbers) -> str:

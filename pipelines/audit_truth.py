@@ -139,18 +139,23 @@ def open_instances(path: Path) -> InstancesTruth:
 
     instances = read_instances(path)
     label_of = {category: label for label, category in enumerate(instances.categories)}
-    by_image: dict[int, list[CocoAnnotation]] = {}
-    for each in instances.annotations:
-        if each.category_id not in label_of:
-            raise UserError(
-                f"{path}: annotation {each.id} is of category {each.category_id}, which is not among the file's "
-                "categories; wanted a whole COCO instances JSON"
-            )
-        by_image.setdefault(each.image_id, []).append(each)
     stems = {Path(image.file_name).stem: number for number, image in instances.images.items()}
     ids = {str(number): number for number in instances.images}
     names = tuple((name.strip().lower(),) for name in instances.categories.values())
-    return InstancesTruth(instances, by_image, stems | ids, label_of, names)
+    return InstancesTruth(instances, annotations_by_image(instances), stems | ids, label_of, names)
+
+
+def annotations_by_image(instances: CocoInstances) -> dict[int, list[CocoAnnotation]]:
+    """The annotations of each image that has some; raises UserError for one whose category the file does not list."""
+    by_image: dict[int, list[CocoAnnotation]] = {}
+    for each in instances.annotations:
+        if each.category_id not in instances.categories:
+            raise UserError(
+                f"{instances.path}: annotation {each.id} is of category {each.category_id}, which is not among the "
+                "file's categories; wanted a whole COCO instances JSON"
+            )
+        by_image.setdefault(each.image_id, []).append(each)
+    return by_image
 
 
 @dataclass(frozen=True)
@@ -220,7 +225,7 @@ def read_map(folder: str, stem: str, classes: int, ignore_labels: Sequence[int])
     Raises:
         UserError: the file is no label map, or has a value that no line of the class names stands for.
     """
-    from ovseg_model.datasets.benchmark import IGNORE
+    from ovseg_model.datasets.benchmark import IGNORE  # 65535
     from ovseg_model.proposals.annotations import BadAnnotationError, decode_map, read_map_file
 
     data = read_map_file(folder, stem)
@@ -231,13 +236,18 @@ def read_map(folder: str, stem: str, classes: int, ignore_labels: Sequence[int])
     except BadAnnotationError as error:
         raise UserError(f"--label-maps {folder}: {stem}: {error}; give the folder of the label maps") from error
     is_ignored_HW = np.isin(values_HW, ignore_labels or (np.iinfo(values_HW.dtype).max,))
-    unknown = values_HW[(values_HW >= classes) & ~is_ignored_HW]
+    require_named(values_HW[~is_ignored_HW], classes, f"--label-maps {folder}: {stem}")
+    return np.where(is_ignored_HW, np.uint16(IGNORE), values_HW)
+
+
+def require_named(values_N: np.ndarray, classes: int, place: str) -> None:
+    """Refuses values of a label map, integers (N,), that no line of the class names stands for; raises UserError."""
+    unknown = values_N[values_N >= classes]
     if unknown.size:
         raise UserError(
-            f"--label-maps {folder}: {stem} has the value {unknown[0]}, and --class-names has {classes} lines, for "
-            f"values from 0; give a line for every value, or --ignore-label {unknown[0]}"
+            f"{place} has the value {unknown[0]}, and --class-names has {classes} lines, for values from 0; give a "
+            f"line for every value, or --ignore-label {unknown[0]}"
         )
-    return np.where(is_ignored_HW, np.uint16(IGNORE), values_HW)
 
 
 def open_benchmark_maps(name: str, root: str) -> LabelMapTruth:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from pipelines.terminal import escaped
+from pipelines.terminal import print_error
 from schemas.errors import UserError
 
 
@@ -55,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return verb_main(arguments[0])(arguments)
     except UserError as error:
-        print(escaped(f"ovseg {arguments[0]}: {error}"), file=sys.stderr)
+        print_error(f"ovseg {arguments[0]}: {error}")
         return 2
     except BrokenPipeError:
         # Whoever read our output has seen enough, as `| head` does; nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"ovseg {arguments[0]}: stopped; the same command goes on where it was", file=sys.stderr)
+        print_error(f"ovseg {arguments[0]}: stopped; the same command goes on where it was")
         return 130
 
 

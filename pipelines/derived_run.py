@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.manifest import TABLES_IN_ORDER, part_facts
+from pipelines.open_run import open_run_with_pairs
 from pipelines.part_facts import HASH_KEY, TOTALS_KEY
+from pipelines.stopwatch import SECONDS
 from pipelines.units import StepTotals, Units, drops_name, foreign_file, part_name, read_units
 from pipelines.versions import versions
 from pipelines.write_tables import (
@@ -33,7 +35,6 @@ from pipelines.write_tables import (
     RunFolder,
     parquet_bytes,
     run_folder_at,
-    stamp,
 )
 from schemas import DROPS, TABLES, SchemaError, UserError, conform
 from schemas.run import RUN_FORMAT, check_run
@@ -90,27 +91,11 @@ def open_source(url: str, option: str = "RUN") -> Source:
     Raises:
         UserError: there is none, it is not finished, of another release, or has no PAIRS.
     """
-    run = run_folder_at(url, option)
-    if not run.has(RUN_FILE) or not run.has(SUCCESS_FILE):
-        raise UserError(
-            f"{option} {url}: there is no finished run; give the folder of one, or the command that made it once more"
-        )
-    data, units = run.read(RUN_FILE), read_units(run)
-    try:
-        manifest = check_run(json.loads(data))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{option} {url}: run.json is not one of this release ({error}); mine the run again") from error
+    finished = open_run_with_pairs(url, option)
+    units = read_units(finished.run)
     if units is None:
         raise UserError(f"{option} {url}: has no {UNITS_FILE}; give the whole folder of a run")
-    if "pairs" not in manifest["tables"]:
-        raise UserError(f"{option} {url}: the run has no PAIRS; make them with ovseg match --output {url}")
-    for table, facts in manifest["tables"].items():
-        if facts["version"] != TABLES[table].version:
-            raise UserError(
-                f"{option} {url}: wanted version {TABLES[table].version} of its {table} table, got {facts['version']}; "
-                "mine the run again with this release"
-            )
-    return Source(run, manifest, stamp(data).sha256, units)
+    return Source(*finished, units)
 
 
 def source_entries(sources: Iterable[Source]) -> list[dict[str, Any]]:
@@ -343,9 +328,9 @@ def _table_facts(parts: Sequence[DerivedPart]) -> dict[str, Any]:
 
 def _timings(stages: Mapping[str, DerivedStage]) -> dict[str, Any]:
     """The same keys as of a mined run's, which `ovseg report` reads."""
-    nothing = {"parts_there": 0, "seconds_in_models": 0.0, "seconds_for_images": 0.0}
+    nothing = {"parts_there": 0, **dict.fromkeys(SECONDS, 0.0)}
     facts = {
-        name: {"parts_made": stage.parts, "seconds_in_made_parts": round(stage.seconds, 3), **nothing}
+        name: {**nothing, "parts_made": stage.parts, "seconds_in_made_parts": round(stage.seconds, 3)}
         for name, stage in stages.items()
     }
     host = {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.fetch_options import FetchOptions
-from pipelines.exports.datasets_card import CARD_FILE, card, public_value
+from pipelines.exports.card import CARD_FILE, card, public_value
 from pipelines.exports.export_options import FORMATS, ExportOptions
 from pipelines.exports.selected_pairs import SelectedPairs
 from pipelines.options import SentenceParser, add_options, read_options
 from pipelines.versions import versions
-from pipelines.write_tables import RunFolder, require_writable_folder, writing
+from pipelines.write_tables import RunFolder, refuse_inside, require_writable_folder, run_folder_at, writing
 from schemas import UserError
 
 EXPORT_FILE = "export.json"
@@ -61,7 +61,7 @@ def export(run: str, options: ExportOptions, fetch: FetchOptions) -> str:
     Raises:
         UserError: the run, an option or the place is not as wanted, or no pair is left.
     """
-    output = check_output(options)
+    output = check_output(run, options)
     with writing(output), whole_or_absent(output) as folder:
         pairs = SelectedPairs(run, options.where, RunFolder(folder))
         importlib.import_module(WRITERS[options.format]).write_pairs(pairs, folder, options, fetch)
@@ -72,12 +72,14 @@ def export(run: str, options: ExportOptions, fetch: FetchOptions) -> str:
     return report(pairs, output)
 
 
-def check_output(options: ExportOptions) -> str:
-    """The absolute path of the export.
+def check_output(run: str, options: ExportOptions) -> str:
+    """The absolute path of the export; folders above it that are missing are made later.
 
     Raises:
-        UserError: format or place are missing, or the place is taken or not local.
+        UserError: run, format or place are missing, or the place is taken, not local, or inside the run.
     """
+    if not run:
+        raise UserError("RUN is missing; give the run directory whose pairs are to be exported")
     if not options.format:
         raise UserError(f"--format is missing; give one of {', '.join(FORMATS)}")
     if not options.output:
@@ -87,6 +89,7 @@ def check_output(options: ExportOptions) -> str:
     output = os.path.abspath(options.output)
     if os.path.lexists(output):
         raise UserError(f"--output {output}: something is there already, and is not written over; give another folder")
+    refuse_inside(run_folder_at(run, "RUN"), RunFolder(output), "--output")
     require_writable_folder(os.path.dirname(output), "--output")
     return output
 

@@ -77,8 +77,8 @@ def identities(sightings: Sequence[Sighting]) -> list[str]:
     for each in sorted((each for each in sightings if each.sha256 and each.uri), reverse=True):
         at_uri[each.uri] = each.sha256
     known = [each.sha256 or _of_uri(each.uri, at_uri) for each in sightings]
-    any_ = min(filter(None, known), default="")
-    return [content or any_ for content in known]
+    where_nothing_tells = min(filter(None, known), default="")
+    return [content or where_nothing_tells for content in known]
 
 
 def renamed(rows: pa.Table, names: NewIds) -> pa.Table:

@@ -85,7 +85,7 @@ def join_unit(runs: Sequence[Tables], tables: Iterable[str]) -> Joined:
     drops: list[dict[str, Any]] = []
     for name in names:
         joined[name], duplicates = union(name, [run[name] for run in runs], shared)
-        drops += duplicates if name == PAIRS.name else []
+        drops += duplicates
     if "captions" in joined:
         joined["captions"] = with_one_uri(joined["captions"], shared_uris(runs, shared))
     return Joined(joined, drops, numbers)
@@ -246,7 +246,7 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def union(name: str, parts: Sequence[pa.Table], shared: set[str]) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """The rows of a table in its order, and a drop for each row that tells a record that another tells."""
+    """The rows of a table in its order, and a drop for each row of PAIRS that tells a record that another tells."""
     rows = pa.concat_tables(parts)
     alone, several = of_images(rows, shared, wanted=False), of_images(rows, shared)
     kept, drops = first_rows(name, several)
@@ -255,7 +255,7 @@ def union(name: str, parts: Sequence[pa.Table], shared: set[str]) -> tuple[pa.Ta
 
 
 def first_rows(name: str, rows: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Of the rows that tell one record, the first; and drops of the others."""
+    """Of the rows that tell one record, the first; and drops of the others, in PAIRS: elsewhere equal rows are one."""
     if not rows.num_rows:
         return rows, []
     rows = in_order_of_choice(name, rows)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.open_run import FinishedRun, open_run_with_pairs
 from pipelines.options import SentenceParser, add_options, option, read_options
-from pipelines.write_tables import RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder
+from pipelines.write_tables import RunFolder
 from schemas import UserError
 
 PICTURE_FILE = "judged.png"
@@ -59,29 +60,24 @@ def main(argv: Sequence[str]) -> int:
     for name in ("output", "truth"):
         if not getattr(options, name):
             raise UserError(f"--{name} is missing; give a folder")
-    run = open_run_folder(options.output)
-    judged = list(judge_run(run, Path(options.truth)))
+    finished = open_run_with_pairs(options.output, "--output", writable=True)
+    judged = list(judge_run(finished, Path(options.truth)))
     print(precision_table(judged))
     shown = twelve_of(judged)
-    run.write(PICTURE_FILE, draw_judged(shown))
-    print(f"\n{len(shown)} of them, taken by content hash, right and wrong: {run.path(PICTURE_FILE)}")
+    finished.run.write(PICTURE_FILE, draw_judged(shown))
+    print(f"\n{len(shown)} of them, taken by content hash, right and wrong: {finished.run.path(PICTURE_FILE)}")
     return 0
 
 
-def judge_run(run: RunFolder, truth: Path) -> Iterator[Judged]:
-    """Every pair of a finished run with its truth.
+def judge_run(finished: FinishedRun, truth: Path) -> Iterator[Judged]:
+    """Every pair of a run that has PAIRS, with its truth.
 
     Raises:
-        UserError: the run is not finished or has no PAIRS, or a label map is missing.
+        UserError: a part is missing or damaged, or a label map is missing.
     """
-    if not run.has(SUCCESS_FILE):
-        raise UserError(f"{run.url}: there is no finished run; mine it first with ovseg mine --output {run.url}")
-    tables = run.read_json(RUN_FILE)["tables"]
-    if "pairs" not in tables:
-        raise UserError(f"{run.url}: the run has no PAIRS; make them with ovseg match --output {run.url}")
-    for part in tables["pairs"]["parts"]:
+    for part in finished.manifest["tables"]["pairs"]["parts"]:
         labels_HW, of_image = np.empty((0, 0)), None
-        for row in read_pairs(run, part["path"]):
+        for row in read_pairs(finished.run, part["path"]):
             if row["image_id"] != of_image:  # an image's pairs stand together
                 labels_HW, of_image = read_labels(truth, row["image_id"]), row["image_id"]
             if labels_HW.shape != (row["height"], row["width"]):

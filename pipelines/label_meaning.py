@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipelines.noun_relations import related, require_wordnet
+from schemas import UserError
 
 if TYPE_CHECKING:
     from pipelines.audit_truth import LabelNames
@@ -47,6 +48,18 @@ class Meaning(Protocol):
         """How the noun means each label, uint8 (K,): NOT_MEANT, RELATED or EQUAL."""
 
 
+def require_senses() -> None:
+    """Looks for WordNet.
+
+    Raises:
+        UserError: it is not there; with the option that does without it.
+    """
+    try:
+        require_wordnet()
+    except UserError as error:
+        raise UserError(f"{error} Or judge by equal names alone, which needs no WordNet: --senses none.") from error
+
+
 @dataclass(frozen=True)
 class WordMeaning:
     """Names of labels, and WordNet if `senses` is one of SENSES; "" goes by names alone. Remembers every noun."""
@@ -58,7 +71,7 @@ class WordMeaning:
     def __post_init__(self) -> None:
         """Looks for WordNet; raises UserError where it is wanted and not there."""
         if self.senses:
-            require_wordnet()
+            require_senses()
 
     @property
     def rule(self) -> str:

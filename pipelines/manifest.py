@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.part_facts import HASH_KEY, FileStamp, NotedPart, note_parts
+from pipelines.stopwatch import SECONDS
 from pipelines.units import PartStats, StepTotals, Units, drops_name, part_name, sum_totals
 from pipelines.versions import versions
 from pipelines.write_tables import (
@@ -234,13 +235,8 @@ def timings(stats: Iterable[PartStats], of_shards: Sequence[Timings] = ()) -> Ti
 def stage_timings(parts: Sequence[PartStats]) -> dict[str, Any]:
     """What the parts of one stage took, those that were made."""
     made = [each for each in parts if each.was_made]
-    return {
-        "parts_made": len(made),
-        "parts_there": len(parts) - len(made),
-        "seconds_in_made_parts": round(sum(each.spent.whole for each in made), 3),
-        "seconds_in_models": round(sum(each.spent.in_models for each in made), 3),
-        "seconds_for_images": round(sum(each.spent.for_images for each in made), 3),
-    }
+    seconds = {key: round(sum(getattr(each.spent, name) for each in made), 3) for key, name in SECONDS.items()}
+    return {"parts_made": len(made), "parts_there": len(parts) - len(made), **seconds}
 
 
 def with_shard(here: dict[str, Any], shard: dict[str, Any]) -> dict[str, Any]:

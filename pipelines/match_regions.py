@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ovseg_model import rle
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
-from ovseg_model.rank_agreement import best_masks, rank_agreement
+from ovseg_model.rank_agreement import best_masks, precision_agreement, rank_agreement
+from ovseg_model.region_encoder import GROUPED_FORWARDS
 from ovseg_model.scorer import ClipScorerSpec, ImageMasks, Scorer, TwoWayScorer, open_scorer
 from pipelines.excluded_images import REASON, ExcludedImages, ExclusionSpec, find_excluded, opened
 from pipelines.hard_negatives import NegativesSpec, UnitNegatives, unit_negatives
@@ -34,11 +37,17 @@ from schemas import PAIRS, conform_rows
 
 STAGE = "match_regions"
 VERSION = 2
+SAMPLED_BELOW = 2**61
+"""Of 64 bits of an image's hash: on an eighth of the images scorers are compared."""
+
 TEMPERATURE = 100.0
 """CLIP's logit scale at inference (method of the paper: cosine x 100)."""
 
 REGIONS_PER_GROUP = 256
 """Masked regions gathered, over images, before the scorer sees them; it pads each micro-batch, so fewer is waste."""
+
+GROUPS_AT_ONCE = 4
+"""Groups of regions that a device makes at once, gathered likewise: while it works on one, the next is decoded."""
 
 MASKS_PER_GROUP = 16 * REGIONS_PER_GROUP
 """The same where all masks of an image share a forward: about 40 images of 100 masks."""
@@ -235,6 +244,7 @@ def match_regions(
     excluded: ExcludedImages | None = None,
     safety: SafetyFlag | None = None,
     negatives: UnitNegatives | None = None,
+    open_fp32: Callable[[], Scorer] | None = None,
 ) -> StepOutput:
     """PAIRS rows of one unit from its NOUNS, MASKS and CAPTIONS rows; nouns without a pair become drops.
 
@@ -242,12 +252,14 @@ def match_regions(
     `safety` says of an image takes the place of what CAPTIONS say. `negatives` choose hard negatives.
 
     sampled: on which images, by image_id, one pass is compared with crops, where it scores or chooses masks; a scorer
-    that does either is a `TwoWayScorer`.
+    that does either is a `TwoWayScorer`. open_fp32: opens the same scorer in full precision, which is compared there
+    too, where this one has less.
     """
     images, drops = images_to_match(nouns, masks, captions, options, find_excluded(masks, excluded))
     vectors_of_nouns = embed_distinct_nouns(images, scorer, negatives.candidates if negatives else ())
     negatives_of = RegionNegatives(negatives, vectors_of_nouns, captions)
     one_pass = OnePass(vectors_of_nouns, scorer, options, sampled)
+    precision = Precision(open_fp32, sampled)
     readable = one_pass.prefiltered(flagged(readable_images(images, fetch, drops), safety))
     chosen = options.masks_per_noun, options.runner_up_nouns, options.runner_up_masks
     rows: list[dict[str, Any]] = []
@@ -257,12 +269,14 @@ def match_regions(
         for (image, pixels), regions_MD in count_images(zip(group, vectors, strict=True), "pairs"):
             cosines_NM = cosines_of(image, vectors_of_nouns, regions_MD)
             one_pass.compare(image, pixels, cosines_NM)
+            precision.compare(image, pixels, regions_MD, cosines_NM)
             matches = match_nouns(cosines_NM, *chosen)
             chosen_negatives = negatives_of.choose(image, matches, regions_MD)
             rows += pair_rows(image, matches, pixels, scorer, options.crops, chosen_negatives)
     pairs = conform_rows(rows, PAIRS)
     paired = count_distinct_rows(pairs, ("image_id", "caption_index", "start_char", "end_char"))
-    return StepOutput(pairs, drops, nouns.num_rows, paired, one_pass.measured or None)
+    measured = sum_counts([one_pass.measured, precision.measured])
+    return StepOutput(pairs, drops, nouns.num_rows, paired, measured or None)
 
 
 def masks_of_images(group: Sequence[tuple[ImageNouns, np.ndarray]]) -> list[ImageMasks]:
@@ -278,12 +292,27 @@ def cosines_of(image: ImageNouns, vectors_of_nouns: dict[str, np.ndarray], regio
 # All masks of an image in one forward: to choose what is cropped, and compared with crops.
 
 
-def sampled_in(unit: int) -> Callable[[str], bool]:
-    """Whether one pass is compared with crops on an image of a unit: on an eighth of the first unit's.
+def sampled_in(unit: int, comparable: Callable[[], Collection[str]]) -> Callable[[str], bool]:
+    """Whether scorers are compared on an image of a unit: on an eighth of the first unit's, and on one at least.
 
     By the image's own hash, so that it does not depend on what else is made with it, or when.
+
+    comparable: gives the images of the whole unit, by image_id, on which they can be compared; where the hash takes
+    none of them, it is the one of the smallest.
     """
-    return (lambda image_id: image_digest(image_id) >> 61 == 0) if unit == 0 else never
+    if unit:
+        return never
+    least = min(map(image_digest, comparable()), default=0)
+    return lambda image_id: image_digest(image_id) <= max(SAMPLED_BELOW - 1, least)
+
+
+def comparable_images(nouns: pa.Table, masks: pa.Table, options: MatchOptions) -> set[str]:
+    """The images with a noun that is matched and with two masks or more, of NOUNS and MASKS rows."""
+    refused = [flag for flag in ("abstract", "generic") if not getattr(options, f"match_{flag}")]
+    for flag in refused:
+        nouns = nouns.filter(pc.invert(nouns[flag]))
+    several = {image_id for image_id, count in Counter(masks["image_id"].to_pylist()).items() if count > 1}
+    return several & set(nouns["image_id"].to_pylist())
 
 
 @dataclass
@@ -300,7 +329,14 @@ class OnePass:
     @property
     def masks_per_group(self) -> int:
         """Masks that are gathered before the scorer sees them."""
-        return MASKS_PER_GROUP if self.options.scorer == "one-pass" else REGIONS_PER_GROUP
+        return (
+            self.masks_per_pass if self.options.scorer == "one-pass" else regions_per_group(self.options.region_batch)
+        )
+
+    @property
+    def masks_per_pass(self) -> int:
+        """Masks whose images are gathered for one pass; 100 an image make forwards as full as those of crops."""
+        return max(MASKS_PER_GROUP, 2 * regions_per_group(self.options.region_batch))
 
     def prefiltered(self, images: Iterable[tuple[ImageNouns, np.ndarray]]) -> Iterator[tuple[ImageNouns, np.ndarray]]:
         """The images, each with the masks that are among the best of any of its nouns; without prefilter, with all."""
@@ -308,7 +344,7 @@ class OnePass:
             yield from images
             return
         scorer = cast(TwoWayScorer, self.scorer)
-        for group in groups_of_regions(images, MASKS_PER_GROUP):
+        for group in groups_of_regions(images, self.masks_per_pass):
             with in_models():
                 vectors = scorer.embed_in_one_pass(masks_of_images(group))
             for (image, pixels), regions_MD in zip(group, vectors, strict=True):
@@ -333,6 +369,34 @@ class OnePass:
         counts = rank_agreement(cosines_NM, reference_NM)
         if counts and chosen is not None:
             counts["agreement_kept"] = int(np.isin(reference_NM.argmax(axis=1), chosen).sum())
+        self.measured = sum_counts([self.measured, counts])
+
+
+@dataclass
+class Precision:
+    """What a number format of fewer bits changes: a scorer's vectors beside those of the same in fp32, on a sample."""
+
+    open_fp32: Callable[[], Scorer] | None
+    sampled: Callable[[str], bool]
+    measured: dict[str, int] = field(default_factory=dict)
+    """Counts of `precision_agreement`."""
+
+    @functools.cached_property
+    def _exact(self) -> Scorer:
+        return cast(Callable[[], Scorer], self.open_fp32)()
+
+    def compare(
+        self, image: ImageNouns, pixels_HW3: np.ndarray, regions_MD: np.ndarray, cosines_NM: np.ndarray
+    ) -> None:
+        """Compares an image's vectors and cosines, if it is sampled and has two masks or more."""
+        if not self.open_fp32 or len(regions_MD) < 2 or not self.sampled(image.image_id):
+            return
+        exact, names = self._exact, [noun["noun"] for noun in image.nouns]
+        with in_models():
+            (exact_MD,) = exact.embed_regions(masks_of_images([(image, pixels_HW3)]))
+            vectors_of_nouns = dict(zip(names, exact.embed_nouns(names), strict=True))
+        exact_NM = cosines_of(image, vectors_of_nouns, exact_MD)
+        counts = precision_agreement(regions_MD, exact_MD, cosines_NM, exact_NM)
         self.measured = sum_counts([self.measured, counts])
 
 
@@ -433,6 +497,11 @@ def flagged(
         yield image._replace(nouns=nouns), pixels_HW3
 
 
+def regions_per_group(region_batch: int) -> int:
+    """How many masked regions are gathered for forwards of `region_batch`."""
+    return max(REGIONS_PER_GROUP, GROUPS_AT_ONCE * GROUPED_FORWARDS * region_batch)
+
+
 def groups_of_regions(
     images: Iterable[tuple[ImageNouns, np.ndarray]], least: int
 ) -> Iterator[list[tuple[ImageNouns, np.ndarray]]]:
@@ -490,8 +559,23 @@ class MatchRegions:
         scorer = open_once(open_scorer, self.scorer)
         tables = parts["nouns"], parts["masks"], parts["captions"]
         negatives = unit_negatives(self.negatives, lambda: self.run.read_part(part_name("nouns", unit)))
-        ways = sampled_in(unit), opened(self.excluded), opened_safety(self.safety), negatives
-        return match_regions(*tables, scorer, self.options, self.fetch, *ways)
+        ways = self._sampled(unit), opened(self.excluded), opened_safety(self.safety), negatives
+        open_fp32 = None if self.scorer.precision == "fp32" else lambda: open_scorer(self.scorer.in_fp32())
+        return match_regions(*tables, scorer, self.options, self.fetch, *ways, open_fp32)
+
+    def _sampled(self, unit: int) -> Callable[[str], bool]:
+        """On which images of a unit the scorer is compared with another, if there is a reason to."""
+        if not self.scorer.uses_one_pass and self.scorer.precision == "fp32":
+            return never
+
+        def comparable() -> Collection[str]:
+            # Of the whole unit, whichever of its images are matched now.
+            nouns = self.run.read_columns(part_name("nouns", unit), ("image_id", "abstract", "generic"))
+            return comparable_images(
+                nouns, self.run.read_columns(part_name("masks", unit), ("image_id",)), self.options
+            )
+
+        return sampled_in(unit, comparable)
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each noun of the parts."""

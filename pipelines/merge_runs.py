@@ -44,7 +44,7 @@ from pipelines.report import EndOptions, report_at_end
 from pipelines.summary import stage_lines, table_lines
 from pipelines.terminal import escaped
 from pipelines.units import StepTotals, Units, part_name, sum_totals
-from pipelines.write_tables import RunFolder
+from pipelines.write_tables import REPORT_FILE, RunFolder
 from schemas import DROPS, TABLES, VOCABULARY, UserError, conform_rows
 
 VERSION = 1
@@ -82,18 +82,18 @@ def main(argv: Sequence[str]) -> int:
     )
     for group in (MergeOptions, EndOptions):
         add_options(parser, group)
-    namespace = parser.parse_args(argv[1:])
-    if len(namespace.runs) < 2:
-        raise UserError(f"wanted two runs or more to merge, got {len(namespace.runs)}; name their folders")
-    sources = distinct_sources([open_source(url) for url in namespace.runs])
+    given = parser.parse_args(argv[1:])
+    if len(given.runs) < 2:
+        raise UserError(f"wanted two runs or more to merge, got {len(given.runs)}; name their folders")
+    sources = distinct_sources([open_source(url) for url in given.runs])
     units = units_of(sources)
-    run = open_derived_run(read_options(namespace, MergeOptions).output, sources, units, STAGE, FINGERPRINT)
+    run = open_derived_run(read_options(given, MergeOptions).output, sources, units, STAGE, FINGERPRINT)
     if is_finished(run, sources, STAGE, FINGERPRINT):
         print(escaped(f"run: {run.url} is finished: this command made it; nothing was done"))
-        return 0
-    manifest = copy_run(run, sources[0]) if len(sources) == 1 else join_runs(run, sources, units)
-    print("\n".join(map(escaped, merge_lines(run, manifest, sources))))
-    if read_options(namespace, EndOptions).report:
+    else:
+        manifest = copy_run(run, sources[0]) if len(sources) == 1 else join_runs(run, sources, units)
+        print("\n".join(map(escaped, merge_lines(run, manifest, sources))))
+    if read_options(given, EndOptions).report and not run.has(REPORT_FILE):
         report_at_end(run, FetchOptions())
     return 0
 

@@ -18,6 +18,7 @@ from pipelines.device_pool import on_devices, parse_devices, run_on_devices
 from pipelines.draw_pairs import draw_pairs
 from pipelines.engines import OpenEngine, engine_arguments, open_engine, sentence_of_engine
 from pipelines.finished import Command, is_finished, remember
+from pipelines.match_regions import MatchRegions
 from pipelines.options import (
     AcceleratorOptions,
     ExcludeOptions,
@@ -34,7 +35,15 @@ from pipelines.options import (
     require_at_least,
 )
 from pipelines.plain import run_plain
-from pipelines.plan import MineOptions, Plan, plan_run, record_fingerprints, stale_tables, unheeded_cut
+from pipelines.plan import (
+    MineOptions,
+    Plan,
+    one_pass_notices,
+    plan_run,
+    record_fingerprints,
+    stale_tables,
+    unheeded_cut,
+)
 from pipelines.progress import PartsProgress
 from pipelines.read_captions import ReadOptions
 from pipelines.report import report_at_end
@@ -61,48 +70,19 @@ RUNNERS = ("plain", "FnApiRunner", "PrismRunner", "PortableRunner", "FlinkRunner
 
 
 INPUT = (ReadOptions, FreezeOptions)
+WITH_IMAGES = (FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions)
+"""What every verb takes that reads images."""
+
+GROUPS = (FreezeOptions, NounOptions, MaskOptions, ExcludeOptions, MatchOptions, *WITH_IMAGES)
+"""The fields of MineOptions behind the first, in order."""
 
 TAKES: dict[str, tuple[type, ...]] = {
-    "mine": (
-        *INPUT,
-        NounOptions,
-        MaskOptions,
-        ExcludeOptions,
-        MatchOptions,
-        FetchOptions,
-        RunOptions,
-        AcceleratorOptions,
-        RetryOptions,
-        ShardOptions,
-    ),
+    "mine": (ReadOptions, *GROUPS),
     "nouns": (*INPUT, NounOptions, RunOptions, ShardOptions),
-    "masks": (
-        *INPUT,
-        MaskOptions,
-        ExcludeOptions,
-        FetchOptions,
-        RunOptions,
-        AcceleratorOptions,
-        RetryOptions,
-        ShardOptions,
-    ),
-    "match": (MatchOptions, ExcludeOptions, FetchOptions, RunOptions, AcceleratorOptions, RetryOptions, ShardOptions),
+    "masks": (*INPUT, MaskOptions, ExcludeOptions, *WITH_IMAGES),
+    "match": (MatchOptions, ExcludeOptions, *WITH_IMAGES),
 }
 """The options of each verb; those that take an input find it frozen where --captions is not given."""
-
-GROUPS = (
-    FreezeOptions,
-    NounOptions,
-    MaskOptions,
-    ExcludeOptions,
-    MatchOptions,
-    FetchOptions,
-    RunOptions,
-    AcceleratorOptions,
-    RetryOptions,
-    ShardOptions,
-)
-"""The fields of MineOptions behind the first, in order."""
 
 MAKES = {"mine": ("nouns", "masks", "pairs"), "nouns": ("nouns",), "masks": ("masks",), "match": ("pairs",)}
 """The tables that each verb makes."""
@@ -271,9 +251,11 @@ def report_finished(run: RunFolder, manifest: dict[str, Any], options: MineOptio
 
 
 def notices(plan: Plan) -> list[str]:
-    """What should be known before hours of work: tables that are made anew, and a CLIP that knows drawn scenes only."""
+    """What should be known before hours of work: tables that are made anew, and what CLIP cannot do as it is asked."""
     weights = [weight for facts in plan.stages.values() for weight in facts.weights]
-    return [*stale_tables(plan), *retry_notices(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+    lines = [*stale_tables(plan), *retry_notices(plan), *(ONLY_SCENES if knows_only_scenes(weights) else ())]
+    scorer = plan.pairs.scorer if isinstance(plan.pairs, MatchRegions) else None
+    return [*lines, *(one_pass_notices(scorer) if scorer and scorer.uses_one_pass else ())]
 
 
 def retry_notices(plan: Plan) -> list[str]:
@@ -337,7 +319,7 @@ def check_options(options: MineOptions) -> None:
         require_at_least("max_caption_chars", options.read.max_caption_chars, 1)
     require_at_least("captions_per_image", options.freeze.captions_per_image, 0)
     require_at_least("images_per_unit", options.freeze.images_per_unit, 1)
-    require_at_least("region_batch", options.match.region_batch, 1)
+    require_at_least("region_batch", options.match.region_batch, 0)
     require_at_least("masks_per_noun", options.match.masks_per_noun, 1)
     require_at_least("runner_up_nouns", options.match.runner_up_nouns, 0)
     require_at_least("runner_up_masks", options.match.runner_up_masks, 0)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from pipelines.stopwatch import opening
+
 Opened = TypeVar("Opened")
 
 _opened: dict[Hashable, object] = {}
@@ -20,5 +22,6 @@ def open_once(opener: Callable[[Hashable], Opened], spec: Hashable) -> Opened:
     key = (opener.__module__, opener.__qualname__, spec)
     with _lock:
         if key not in _opened:
-            _opened[key] = opener(spec)
+            with opening():
+                _opened[key] = opener(spec)
         return _opened[key]  # type: ignore[return-value]

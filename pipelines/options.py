@@ -97,7 +97,9 @@ class MatchOptions:
     )
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
     precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
-    region_batch: int = option(32, "masked regions a CLIP forward; smaller batches are padded to it")
+    region_batch: int = option(
+        0, "masked regions a CLIP forward, to which fewer are padded; 0: 32 on a CPU, 256 on a GPU"
+    )
     expand_ratio: float = option(1.0, "box of the region over the mask's tight box")
     antialias: bool = option(True, "antialiased resize; OVSeg's own inference has none")
     regions: str = option("float", REGIONS_HELP, choices=REGION_WAYS)

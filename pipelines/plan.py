@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -349,15 +350,16 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
     """The step that makes PAIRS; its weights are resolved now, since workers only read them."""
     from ovseg_model.class_embeddings import prompt_templates
     from ovseg_model.clip import resolve_clip, resolve_device
-    from ovseg_model.scorer import ClipScorerSpec
+    from ovseg_model.scorer import ClipScorerSpec, regions_a_forward
     from ovseg_model.weight_licences import clip_licence
 
-    chosen = options.match
+    device = WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device)
+    chosen = replace(options.match, region_batch=regions_a_forward(options.match.region_batch, device))
     prompt_templates(chosen.templates)
     weights = resolve_clip(chosen.clip, chosen.clip_architecture)
     scorer = ClipScorerSpec(
         weights,
-        WORKER_GPU if options.accelerator.accelerator else resolve_device(options.run.device),
+        device,
         chosen.precision,
         chosen.region_batch,
         chosen.templates,
@@ -372,7 +374,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
         noun_folder(run, options.run.noun_cache),
     )
     if scorer.uses_one_pass:
-        check_one_pass_of(scorer)
+        one_pass_notices(scorer)
     excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
     step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety, resolve_negatives(chosen.hard_negatives))
     file = {"name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}
@@ -393,16 +395,21 @@ def noun_folder(run: RunFolder, cache: str | None) -> RunFolder:
     return RunFolder(f"{run.url.rstrip('/')}/{UNFINISHED_FOLDER}/nouns")
 
 
-def check_one_pass_of(scorer: ClipScorerSpec) -> None:
-    """Refuses a CLIP that cannot read masks in one forward; opening it costs seconds, finding out later all masks.
+@functools.lru_cache(1)
+def one_pass_notices(scorer: ClipScorerSpec) -> tuple[str, ...]:
+    """Refuses a CLIP that cannot read masks in one forward, and says what should be known of one that can.
+
+    Opening it costs seconds, once; finding out later costs all masks.
 
     Raises:
         UserError: as `one_pass.check_one_pass`.
     """
     from ovseg_model.clip import load_clip
-    from ovseg_model.one_pass import check_one_pass
+    from ovseg_model.one_pass import check_one_pass, every_block_notices
 
-    check_one_pass(load_clip(scorer.weights), scorer.one_pass())
+    clip, options = load_clip(scorer.weights), scorer.one_pass()
+    check_one_pass(clip, options)
+    return every_block_notices(clip, options)
 
 
 PLANNERS = {"nouns": plan_nouns, "masks": plan_masks, "pairs": plan_pairs}

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipelines.terminal import open_bar
 from pipelines.write_tables import RunFolder
 
 Item = TypeVar("Item")
@@ -33,7 +34,8 @@ def show_progress(
     """
     interval_s = 0.2 if sys.stderr.isatty() else LOG_INTERVAL_S
     total = len(items) if total is None and isinstance(items, Sized) else total
-    with tqdm(None, label, total, unit=f" {unit}", mininterval=interval_s, maxinterval=interval_s) as bar:
+    bar = tqdm(None, label, total, unit=f" {unit}", mininterval=interval_s, maxinterval=interval_s)
+    with open_bar(bar):
         for item in items:
             yield item
             bar.update(size(item))

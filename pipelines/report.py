@@ -11,18 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovseg_model.fetch_options import FetchOptions
+from pipelines.open_run import open_finished_run
 from pipelines.options import SentenceParser, add_options, option, read_options
 from pipelines.terminal import escaped
-from pipelines.write_tables import REPORT_FILE, RUN_FILE, SUCCESS_FILE, RunFolder, open_run_folder, run_folder_at
+from pipelines.write_tables import REPORT_FILE, RunFolder, open_run_folder, real_place, refuse_inside
 from schemas import UserError
-from schemas.run import check_run
 
 
 @dataclass(frozen=True)
 class ReportOptions:
     """Where the page is written."""
 
-    output: str | None = option(None, "file for the page: a path or fsspec URL; without it report.html in the run")
+    output: str | None = option(
+        None,
+        "file for the page, outside the run: a path or fsspec URL; folders above it that are missing are made "
+        "(default: report.html in the run)",
+    )
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,25 @@ def main(argv: Sequence[str]) -> int:
     namespace = parser.parse_intermixed_args(argv[1:])
     output = read_options(namespace, ReportOptions).output
     run = open_finished(namespace.run, writable=not output)
-    folder, name = page_place(output) if output else (run, REPORT_FILE)
+    folder, name = page_place(output, run) if output else (run, REPORT_FILE)
     folder.write(name, make_report(run, read_options(namespace, FetchOptions)))
     print(escaped(f"report: {folder.path(name)}"))
     return 0
 
 
-def page_place(output: str) -> tuple[RunFolder, str]:
-    """Folder and name of the file that --output names; raises UserError where it names none."""
+def page_place(output: str, run: RunFolder) -> tuple[RunFolder, str]:
+    """Folder and name of the file that --output names; folders that are missing are made when it is written.
+
+    Raises:
+        UserError: it names no file, one inside the run that is not its report.html, or no folder can be made there.
+    """
     folder, name = os.path.split(output)
     if not name:
         raise UserError(f"--output {output}: names a folder; give a file, such as {output}{REPORT_FILE}")
-    return open_run_folder(folder or "."), name
+    place = open_run_folder(folder or ".")
+    if real_place(place) != real_place(run) or name != REPORT_FILE:
+        refuse_inside(run, RunFolder(f"{place.url.rstrip('/')}/{name}"), "--output")
+    return place, name
 
 
 def open_finished(url: str, writable: bool) -> RunFolder:
@@ -67,14 +78,7 @@ def open_finished(url: str, writable: bool) -> RunFolder:
     """
     if not url:
         raise UserError("RUN is missing; give the directory of a finished run")
-    run = run_folder_at(url, "RUN", writable)
-    if not run.has(SUCCESS_FILE) or not run.has(RUN_FILE):
-        raise UserError(f"RUN {url}: there is no finished run; mine it first with ovseg mine --output {url}")
-    try:
-        check_run(run.read_json(RUN_FILE))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"RUN {url}: run.json is not one of this release ({error}); mine the run again") from error
-    return run
+    return open_finished_run(url, "RUN", writable).run
 
 
 def make_report(run: RunFolder, fetch: FetchOptions) -> bytes:

@@ -24,16 +24,18 @@ from pipelines.report_plots import (
     linear_axis,
     log_axis,
     rank_plot,
-    stages_in_order,
     yields_plot,
 )
-from pipelines.summary import KEPT_AS, ONLY_SCENES, knows_only_scenes
+from pipelines.stopwatch import SECONDS
+from pipelines.summary import KEPT_AS, MEANINGLESS, ONLY_SCENES, knows_only_scenes
 from pipelines.terminal import escaped, shortened
 from schemas import TABLES
-from schemas.drops import REASONS
+from schemas.drops import REASONS, stages_in_order
 
 TOP_NOUNS = 30
 TEXT_CHARS = 200
+CAPTION_CHARS = 400
+NOUN_CHARS = 40
 LONG_CHARS = 20
 """From which on a cell's text is broken anywhere: a hash, a path, a sentence."""
 
@@ -47,7 +49,8 @@ GROUPS = {
     "random": "Random: the smallest content hashes",
 }
 
-MEANINGLESS = "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."
+COUNTS = {"captions": "captions that name it", "pairs_kept": "pairs with it"}
+"""Columns of VOCABULARY that are drawn, in words."""
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--paper:#fff;--card:#f4f6f8;--line:#d5dae0;--first:#2f6fb5;
@@ -135,17 +138,22 @@ def note(words: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table of one row or more; numbers stand right, everything else is text."""
+    """A table of one row or more; numbers stand right, as the first row has them, everything else is text."""
     body = [list(row) for row in rows]
-    right = [' class="n"' if isinstance(value, int | float) else "" for value in body[0]]
+    right = [' class="n"' if is_number(value) else "" for value in body[0]]
     head = "".join(f"<th{class_}>{text(name)}</th>" for name, class_ in zip(header, right, strict=True))
     lines = ("".join(cell(value) for value in row) for row in body)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is shown as a number; truth values are text."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def cell(value: Any) -> str:
     """A cell of a table."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         return f'<td class="n">{value:,}</td>'
     class_ = ' class="w"' if len(str(value)) > LONG_CHARS else ""
     return f"<td{class_}>{text(value)}</td>"
@@ -208,7 +216,9 @@ def regions_section(facts: ReportFacts) -> str:
     about = (
         "The image, paler outside the mask that CLIP chose for the noun, with the mask in red; and the pair's cosine."
     )
-    return section("Regions", note(about), note(sampled(facts.pairs, "pairs")), note(missing(facts.left_out)), *groups)
+    return section(
+        "Regions", note(about), note(sample_words(facts.pairs, "pairs")), note(left_out_words(facts.left_out)), *groups
+    )
 
 
 def tiles(title: str, regions: Sequence[Region]) -> str:
@@ -239,15 +249,15 @@ def marked_pair(row: Mapping[str, Any]) -> str:
     return f"{text(before)}<mark>{text(shortened(caption[start:end], TEXT_CHARS))}</mark>{text(after)}"
 
 
-def sampled(sample: Sample, rows: str) -> str:
-    """What was left out, if anything was."""
+def sample_words(sample: Sample, rows: str) -> str:
+    """Of how many rows and parts a sample is; empty where it is all of them."""
     if sample.is_whole:
         return ""
     read = f"{number(sample.rows.num_rows)} of {number(sample.rows_there)} {rows}"
     return f"Of a sample: {read}, those of {number(len(sample.paths))} of {number(sample.parts_there)} parts."
 
 
-def missing(left_out: Mapping[str, int]) -> str:
+def left_out_words(left_out: Mapping[str, int]) -> str:
     """How many regions have no picture, and why."""
     if not left_out:
         return ""
@@ -261,7 +271,7 @@ def scores_section(facts: ReportFacts) -> str:
     if not samples:
         return ""
     plots = [area_plot(samples), *(score_plots(facts.pairs.rows) if facts.pairs else ())]
-    notes = (note(sampled(each, name)) for name, each in samples.items())
+    notes = (note(sample_words(each, name)) for name, each in samples.items())
     return section("Masks and scores", *notes, f'<div class="plots">{"".join(plots)}</div>')
 
 
@@ -286,12 +296,12 @@ def score_plots(pairs: pa.Table) -> Iterator[str]:
         values = pairs[name].drop_null().to_numpy()
         if not len(values):
             continue
-        about = f"% of pairs; median {np.median(values):.3f}" + nulls(pairs.num_rows - len(values))
+        about = f"% of pairs; median {np.median(values):.3f}" + no_margin_words(pairs.num_rows - len(values))
         yield figure(title, histogram(title, {name: values}, linear_axis(values, name)), about)
 
 
-def nulls(count: int) -> str:
-    """Of margins: how many pairs have none."""
+def no_margin_words(count: int) -> str:
+    """How many pairs have no margin; empty where all have one."""
     return f"; {number(count)} pairs have none, their image has one mask" if count else ""
 
 
@@ -312,9 +322,6 @@ def nouns_section(facts: ReportFacts) -> str:
     )
 
 
-COUNTS = {"captions": "captions that name it", "pairs_kept": "pairs with it"}
-
-
 def noun_bars(top: pa.Table, counted: Sequence[str]) -> Iterator[str]:
     """A line a noun: its bars, as long as its counts."""
     most = max(1, *(pc.max(top[name]).as_py() for name in counted))
@@ -322,7 +329,7 @@ def noun_bars(top: pa.Table, counted: Sequence[str]) -> Iterator[str]:
         drawn = "".join(f'<i style="width:{100 * row[name] / most:.1f}%"></i>' for name in counted)
         counts = " / ".join(number(row[name]) for name in counted)
         yield (
-            f'<div class="noun"><span>{text(shortened(row["noun"], 40))}</span><span>{drawn}</span>'
+            f'<div class="noun"><span>{text(shortened(row["noun"], NOUN_CHARS))}</span><span>{drawn}</span>'
             f"<span>{counts}</span></div>"
         )
 
@@ -341,12 +348,12 @@ def marked(caption: MarkedCaption) -> str:
     pieces, at = [], 0
     for noun in caption.nouns:
         start, end = noun["start_char"], noun["end_char"]
-        if start < at or end > 2 * TEXT_CHARS:
+        if start < at or end > CAPTION_CHARS:
             continue
         class_ = ' class="flagged"' if noun["abstract"] or noun["generic"] else ""
         pieces += [text(caption.text[at:start]), f"<mark{class_}>{text(caption.text[start:end])}</mark>"]
         at = end
-    return "".join([*pieces, text(shortened(caption.text[at:], 2 * TEXT_CHARS))])
+    return "".join([*pieces, text(shortened(caption.text[at:], CAPTION_CHARS))])
 
 
 def drops_section(facts: ReportFacts) -> str:
@@ -357,7 +364,7 @@ def drops_section(facts: ReportFacts) -> str:
         for stage in stages_in_order(stages)
         for reason, count in sorted(stages[stage]["totals"]["dropped"].items(), key=lambda item: (-item[1], item[0]))
     ]
-    return section("What was dropped, and why", *blocks) or section("What was dropped, and why", note("Nothing."))
+    return section("What was dropped, and why", *(blocks or [note("Nothing.")]))
 
 
 def drops_block(stage: str, reason: str, count: int, examples: Sequence[Mapping[str, Any]]) -> str:
@@ -371,16 +378,24 @@ def timing_section(timings: Mapping[str, Any]) -> str:
     """Seconds by stage, of the parts that the last command made."""
     stages = timings.get("stages", {})
     rows = [timing_row(stage, stages[stage]) for stage in stages_in_order(stages)]
-    header = ("stage", "parts made", "there before", "seconds", "in models", "for images")
+    header = (
+        "stage",
+        "parts made",
+        "there before",
+        "seconds",
+        "in models",
+        "on device",
+        "for images",
+        "opening models",
+    )
     host = ", ".join(f"{name} {value}" for name, value in sorted(timings.get("host", {}).items()))
     about = "Of the parts that the last command made; parts that were there before cost nothing again."
     return section("Time", *([table(header, rows), note(about)] if rows else []), note(host))
 
 
 def timing_row(stage: str, facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A line of the table of times; a derived run notes fewer."""
-    names = ("parts_made", "parts_there", "seconds_in_made_parts", "seconds_in_models", "seconds_for_images")
-    return (stage, *(round(facts.get(name, 0), 1) for name in names))
+    """A line of the table of times; a run of an earlier release noted fewer."""
+    return (stage, *(round(facts.get(name, 0), 1) for name in ("parts_made", "parts_there", *SECONDS)))
 
 
 def options_section(manifest: Mapping[str, Any]) -> str:

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from schemas.drops import STAGES
-
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 24, 26, 42
 """Of the plotting area from the edges; all in the units of the SVG, about a pixel."""
@@ -218,8 +216,3 @@ def yields_plot(yields: Sequence[Yield]) -> str:
 def kept_share(each: Yield) -> float:
     """Kept over read, 0 of nothing."""
     return each.kept / each.read if each.read else 0.0
-
-
-def stages_in_order(stages: Iterable[str]) -> list[str]:
-    """Stages in the order of the data."""
-    return sorted(stages, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES))

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovseg_model.pair_filter import parse_filter
 from pipelines.options import SentenceParser, add_options, option, read_options, require_at_least
 from pipelines.write_tables import RUN_FILE, RunFolder
-from schemas import PAIRS, UserError
+from schemas import UserError
 
 MINED, SELECTED, ADAPTED = "mined", "selected", "adapted"
 RESULT_FILE = "result.json"
@@ -56,6 +55,7 @@ class RetrainOptions:
     )
     eval_images: int = option(500, "images of it, the first by name")
     mine: str = option("", 'more options of ovseg mine, in one text: "--nouns phrases --precision bf16"')
+    filter: str = option("", 'more options of ovseg filter, in one text: "--near-duplicate-images 6"')
     finetune: str = option("", 'more options of ovseg finetune, in one text: "--mode prompt --epochs 3"')
 
 
@@ -118,7 +118,7 @@ def check_options(options: RetrainOptions) -> None:
         raise UserError(EVAL_SET_WANTED)
     require_at_least("cap", options.cap, 0)
     require_at_least("eval_images", options.eval_images, 1)
-    for name in ("mine", "finetune"):
+    for name in ("mine", "filter", "finetune"):
         words(name, getattr(options, name))
 
 
@@ -129,11 +129,11 @@ def check_stages(options: RetrainOptions, planned: Sequence[Stage]) -> None:
         UserError: as the stages' own verbs.
     """
     from ovseg_model.labelled_regions import open_labelled_set
-    from pipelines import finetune_clip, mine_pairs
+    from pipelines import filter_pairs, finetune_clip, mine_pairs
 
-    mine, _, finetune = planned
+    mine, select, finetune = planned
     mine_pairs.parse(mine.argv)
-    parse_filter(options.where, PAIRS)
+    filter_pairs.parse(select.argv)
     finetune_clip.parse(finetune.argv)
     if options.eval_set != "none":
         open_labelled_set(options.eval_set, options.eval_images)
@@ -178,7 +178,7 @@ def stages(options: RetrainOptions) -> list[Stage]:
     finetune = ["finetune", "--pairs", selected, "--clip", options.init, "--output", adapted, *measured]
     return [
         Stage([*mine, *words("mine", options.mine)]),
-        Stage(["filter", mined, *chosen, "--output", selected]),
+        Stage(["filter", mined, *chosen, "--output", selected, *words("filter", options.filter)]),
         Stage([*finetune, *words("finetune", options.finetune)]),
     ]
 

@@ -1,8 +1,11 @@
-"""PAIRS rows kept, and DROPS rows for the others: what every way of selecting gives, and selecting by a condition."""
+"""PAIRS rows kept, and DROPS rows for the others: what every way of selecting gives.
+
+Two ways are here: by a condition, and by whole images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -72,3 +75,11 @@ def first_failing(rows: pa.Table, row_filter: RowFilter) -> np.ndarray:
             failed_N[np.setdiff1d(left["place"].to_numpy(), passing["place"].to_numpy())] = number
         left = passing
     return failed_N
+
+
+def select_images(rows: pa.Table, gone: Mapping[str, str], reason: str) -> Selection:
+    """Keeps the rows of all images but those that are gone; `gone` says by image_id, in words, why."""
+    encoded = rows["image_id"].combine_chunks().dictionary_encode()
+    why = pa.array([gone.get(image_id) for image_id in encoded.dictionary.to_pylist()], pa.string())
+    why_N = why.take(encoded.indices)
+    return split_rows(rows, why_N.is_null().to_numpy(zero_copy_only=False), reason, why_N.drop_null())

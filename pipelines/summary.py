@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
-from ovseg_model.proposals.sam import precision_sentence
-from ovseg_model.rank_agreement import agreement_sentence
+from ovseg_model.proposals.sam import mask_precision_sentence
+from ovseg_model.rank_agreement import agreement_sentence, precision_sentence
 from pipelines.guarded_units import HALVED
+from pipelines.stopwatch import SECONDS
 from pipelines.terminal import escaped, shortened
 from pipelines.units import part_name
 from pipelines.write_tables import TIMINGS_FILE, RunFolder
 from schemas import TABLES
-from schemas.drops import STAGES
+from schemas.drops import STAGES, stages_in_order
 
 KEPT_AS = {
     "read_captions": "kept",
@@ -24,6 +25,8 @@ KEPT_AS = {
     "filter_pairs": "kept",
 }
 """What kept means at each stage."""
+
+MEANINGLESS = "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."
 
 ONLY_SCENES = (
     "SCENES: the CLIP that is used ships with the project and knows the drawn world of `ovseg draw-scenes` only; for",
@@ -46,11 +49,12 @@ ROW_CHARS = 200
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
     lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
-    lines += [*precision_lines(manifest), *agreement_lines(manifest), *halved_lines(manifest)]
+    lines += [*mask_precision_lines(manifest), *agreement_lines(manifest), *precision_lines(manifest)]
+    lines += halved_lines(manifest)
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
-        lines += ["", "MEANINGLESS: the scorer's weights are random. This run shows the plumbing, not quality."]
+        lines += ["", MEANINGLESS]
     if knows_only_scenes(manifest["weights"]):
         lines += ["", *ONLY_SCENES]
     return "\n".join(map(escaped, [*lines, "", f"run: {run.url}"]))
@@ -66,7 +70,8 @@ def knows_only_scenes(weights: Sequence[dict[str, Any]]) -> bool:
 def stage_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """A line a stage, and under it a line a reason."""
     yield f"{'stage':<16}{'read':>10}  {'':<9}{'kept':>10}  {'':<11}{'dropped':>10}"
-    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
+    for stage in stages_in_order(manifest["stages"]):
+        facts = manifest["stages"][stage]
         totals = facts["totals"]
         kept = f"{totals['kept']:>10,}  {KEPT_AS[stage]:<11}"
         yield f"{stage:<16}{totals['read']:>10,}  {facts['counts']:<9}{kept}{sum(totals['dropped'].values()):>10,}"
@@ -92,28 +97,31 @@ def work_lines(timings: dict[str, Any]) -> Iterator[str]:
 def seconds_lines(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
     """A line a stage that made parts: its seconds, their share of all, and what they went into.
 
-    Little in models is a device that waits: for images, or for the step's own work.
+    Those on the device are part of those in models. Little of them is a device that waits: for the host's own work in
+    the models, for images, or for the rest of the step.
     """
     made = {stage: facts for stage, facts in stages.items() if facts["seconds_in_made_parts"] > 0}
     if not made:
         return
     whole = sum(facts["seconds_in_made_parts"] for facts in made.values())
     yield ""
-    yield f"{'':<16}{'seconds':>10}{'share':>8}{'in models':>11}{'for images':>12}{'else':>7}"
+    heads = f"{'seconds':>10}{'share':>8}{'in models':>11}{'on device':>11}{'for images':>12}{'opening':>9}{'else':>7}"
+    yield f"{'':<16}{heads}"
     for stage, facts in made.items():
         seconds = facts["seconds_in_made_parts"]
-        models, images = facts["seconds_in_models"] / seconds, facts["seconds_for_images"] / seconds
-        shares = f"{seconds / whole:>8.0%}{models:>11.0%}{images:>12.0%}{max(0.0, 1 - models - images):>7.0%}"
+        models, device, images, opened = (facts[key] / seconds for key in list(SECONDS)[1:])
+        others = max(0.0, 1 - models - images - opened)
+        shares = f"{seconds / whole:>8.0%}{models:>11.0%}{device:>11.0%}{images:>12.0%}{opened:>9.0%}{others:>7.0%}"
         yield f"{stage:<16}{seconds:>10,.1f}{shares}"
 
 
-def precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
+def mask_precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """How far SAM in half precision agrees with fp32, where it proposed masks."""
     facts = manifest["stages"].get("propose_masks")
     generator = (facts and facts["fingerprint"].get("generator")) or {}
     precision = generator["options"]["precision"] if generator.get("generator") == "sam" else "fp32"
     if precision != "fp32":
-        yield precision_sentence(precision, facts["totals"].get("measured", {}))
+        yield mask_precision_sentence(precision, facts["totals"].get("measured", {}))
 
 
 def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
@@ -123,10 +131,18 @@ def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:
         yield agreement_sentence(facts["totals"].get("measured", {}))
 
 
+def precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """How far CLIP in fewer bits agrees with itself in fp32, where fewer were asked for."""
+    facts = manifest["stages"].get("match_regions", {"fingerprint": {}})
+    precision = facts["fingerprint"].get("scorer", {}).get("precision", "fp32")
+    if precision != "fp32":
+        yield precision_sentence(facts["totals"].get("measured", {}), precision)
+
+
 def halved_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """A line a stage whose models ran out of memory and went on with smaller batches."""
-    for stage, facts in sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])):
-        halved = facts["totals"].get("measured", {}).get(HALVED, 0)
+    for stage in stages_in_order(manifest["stages"]):
+        halved = manifest["stages"][stage]["totals"].get("measured", {}).get(HALVED, 0)
         if halved:
             yield (
                 f"OUT OF MEMORY: {stage} made {halved:,} batches smaller than asked; last digits of their rows may be "

@@ -1,6 +1,42 @@
-"""Text that a terminal may show: captions, names and keys come from strangers."""
+"""What a terminal is shown: text of strangers, made harmless, and a last sentence below bars that are still open."""
 
 from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """A line of a terminal that is written again and again, until it is closed."""
+
+    def close(self) -> None:
+        """Leaves the line as it is and begins the next one; once more does nothing."""
+
+
+_open_bars: list[Bar] = []
+
+
+@contextlib.contextmanager
+def open_bar(bar: Bar) -> Iterator[None]:
+    """While a bar is open: `print_error` closes it."""
+    _open_bars.append(bar)
+    try:
+        yield
+    finally:
+        _open_bars.remove(bar)
+        bar.close()
+
+
+def print_error(sentence: str) -> None:
+    """Prints a sentence on a line of its own, on standard error; bars that are open are closed.
+
+    Whoever fails between two items of a bar leaves it open: the error holds the generator that would close it.
+    """
+    for bar in _open_bars:
+        bar.close()
+    print(escaped(sentence), file=sys.stderr)
 
 
 def escaped(text: str) -> str:

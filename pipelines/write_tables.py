@@ -276,6 +276,28 @@ def run_folder_at(url: str, option: str, writable: bool = False) -> RunFolder:
     return RunFolder(os.path.abspath(path))
 
 
+def refuse_inside(run: RunFolder, place: RunFolder, option: str) -> None:
+    """Refuses a place below a run's folder, by whatever links and names it is reached: other verbs read what is there.
+
+    The run's own folder is no place below it.
+
+    Raises:
+        UserError: the place lies in the run.
+    """
+    outer, inner = (real_place(each) for each in (run, place))
+    if inner.startswith(f"{outer.rstrip('/')}/"):
+        raise UserError(
+            f"{option} {place.path()}: lies inside the run {run.path()}, whose files are all its own; give a "
+            "place outside of it"
+        )
+
+
+def real_place(folder: RunFolder) -> str:
+    """Where a folder lies, links followed, in a form that two folders of one place share."""
+    path = folder.path()
+    return os.path.realpath(path) if folder.is_local else folder.file_system.unstrip_protocol(path)
+
+
 @contextlib.contextmanager
 def writing(place: str) -> Iterator[None]:
     """Around whatever writes: a failure of the file system becomes the sentence about this place.

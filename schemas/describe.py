@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas import TABLES
-from schemas.drops import IMAGES, MASKS, MERGING, NOUNS, PAIRS, READING, WORKERS, Reason
+from schemas.drops import IMAGES, MASKS, MERGING, NOUNS, PAIRS, READING, SELECTION, WORKERS, Reason
 from schemas.image_hashes import IMAGE_HASHES
 from schemas.run import RUN_KEYS
 from schemas.table import Table, describe
@@ -30,6 +30,7 @@ STAGES_OF_REASONS = {
     "propose_masks": IMAGES | MASKS | WORKERS,
     "match_regions": IMAGES | {"no_masks": MASKS["no_masks"]} | PAIRS | WORKERS,
     "merge_runs": MERGING,
+    "filter_pairs": {"excluded_image": IMAGES["excluded_image"]} | SELECTION,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -54,7 +55,10 @@ IMAGES = {
     "fetch_disallowed": Reason("the server asks machines not to use the image (X-Robots-Tag)"),
     "excluded_image": Reason("the image is on a list that --exclude-images names, of an evaluation set for example"),
 }
-"""Why an image is dropped before anything looks at it, by propose_masks, or its nouns are, by match_regions."""
+"""Why an image is dropped before anything looks at it, by propose_masks, or its nouns are, by match_regions.
+
+Its pairs, by filter_pairs, for being on a list alone.
+"""
 
 MASKS = {
     "no_masks": Reason("no mask: the generator found none, or none is stored"),
@@ -108,6 +112,12 @@ STAGES = (
     "export_pairs",
 )
 """The stages that drop, in the order of the data."""
+
+
+def stages_in_order(stages: Iterable[str]) -> list[str]:
+    """Stages in the order of the data, those of others' making last."""
+    return sorted(stages, key=lambda stage: STAGES.index(stage) if stage in STAGES else len(STAGES))
+
 
 DROPS = table(
     "drops",

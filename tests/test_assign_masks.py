@@ -8,7 +8,7 @@ import pytest
 from cosine_tables import rows_of_table
 
 from ovseg_model.pair_filter import parse_filter
-from pipelines.assign_masks import assign_masks, greedy_in_image, hungarian_in_image
+from pipelines.assign_masks import Candidates, assign_masks, greedy, hungarian
 from pipelines.match_regions import pair_id
 from schemas import DROPS, PAIRS, conform
 
@@ -149,9 +149,24 @@ def test_no_other_assignment_sums_to_more(seed):
     gain_NM = np.random.default_rng(seed).uniform(-0.2, 0.4, (3, 4)).astype(np.float32)
     order = np.argsort(-gain_NM, axis=None, kind="stable")
     noun_E, mask_E = np.unravel_index(order, gain_NM.shape)
-    cosine_E = gain_NM.ravel()[order]
+    candidates = Candidates(noun_E, mask_E, np.zeros(12, int), noun_E, mask_E, gain_NM.ravel()[order])
     best = max(sum(gain_NM[n, m] for n, m in enumerate(masks)) for masks in itertools.permutations(range(4), 3))
-    chosen = hungarian_in_image(noun_E, mask_E, cosine_E)
-    assert chosen.sum() == 3
-    assert cosine_E[chosen].sum() == pytest.approx(best)
-    assert cosine_E[greedy_in_image(noun_E, mask_E, cosine_E)].sum() <= best + 1e-6
+    chosen = candidates.take(hungarian(candidates))
+    assert len(set(chosen.noun_E)) == len(set(chosen.mask_E)) == 3
+    assert chosen.cosine_E.sum() == pytest.approx(best)
+    assert candidates.cosine_E[greedy(candidates)].sum() <= best + 1e-6
+
+
+@pytest.mark.parametrize("way", ["greedy", "hungarian"])
+def test_images_together_are_what_each_is_alone(way):
+    randoms = np.random.default_rng(0)
+    images = [
+        rows_of_table(
+            randoms.uniform(-0.2, 0.4, (count, width)), [f"noun {n}" for n in range(count)], f"{count} {width}"
+        )
+        for count, width in itertools.product((1, 2, 4), (1, 3, 5))
+    ]
+    together = assign_masks(pa.concat_tables(images), way)
+    alone = [assign_masks(rows, way) for rows in images]
+    assert together.kept.equals(pa.concat_tables([each.kept for each in alone]))
+    assert together.dropped.equals(pa.concat_tables([each.dropped for each in alone]))

@@ -16,7 +16,7 @@ from ovseg_model.rle import encode_labels, encode_masks
 from pipelines.command_line import main
 from pipelines.draw_audit import DPI, INCHES
 from pipelines.judge_pairs import judge_run
-from pipelines.write_tables import RunFolder
+from pipelines.open_run import open_run_with_pairs
 
 SCENES = SPLITS["val"][:6]
 
@@ -87,7 +87,7 @@ def test_a_mined_run_agrees_with_judge_and_counts_nouns_without_pairs(scenes, tm
     arguments += ["format=labelmap", "--clip", str(clip), "--runner", "plain", "--output", str(run)]
     assert main(["mine", *arguments]) == 0
     numbers = audited(run, run, "--scenes", scenes)
-    judged = list(judge_run(RunFolder(str(run)), scenes))
+    judged = list(judge_run(open_run_with_pairs(str(run), "RUN"), scenes))
     named = [each for each in judged if each.meant]
     assert numbers["judged"]["pairs"] == len(named)
     assert numbers["judged"]["right"] == numbers["all_nouns"]["right"] == sum(each.right for each in named)
@@ -165,6 +165,38 @@ def test_a_users_mistake_is_one_sentence(arguments, message, tmp_path, capsys):
     run = finished_run(tmp_path / "run", [true_pairs()[:1]])
     assert main(["audit", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("truth", ["annotations", "maps", "benchmark"])
+def test_missing_wordnet_is_said_before_the_truth_is_read_with_the_way_out(
+    scenes, tmp_path, truth, monkeypatch, capsys
+):
+    def find_nothing(place):
+        raise LookupError(place)
+
+    monkeypatch.setattr("nltk.data.find", find_nothing)
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    arguments = {
+        "annotations": ["--annotations", tmp_path / "huge.json"],  # not even there: it is not looked for
+        "maps": ["--label-maps", scenes / "labels", "--class-names", tmp_path / "names.txt"],
+        "benchmark": ["--benchmark", "scenes:val", "--root", scenes],
+    }[truth]
+    run = finished_run(tmp_path / "run", [true_pairs()[:1]])
+    assert main(["audit", str(run), *map(str, arguments)]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "python -m nltk.downloader wordnet" in sentence
+    assert sentence.endswith("needs no WordNet: --senses none.")
+
+
+@pytest.mark.parametrize("place", ["pairs", "pairs/deep", "link"])
+def test_an_audit_goes_into_the_run_or_out_of_it_but_not_among_its_tables(scenes, tmp_path, place, monkeypatch, capsys):
+    run = finished_run(tmp_path / "run", [true_pairs()])
+    (run / "link").symlink_to("pairs")
+    before = files_of(run)
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "run", "--scenes", str(scenes), "--output", f"run/{place}"]) == 2
+    assert f"lies inside the run {run}" in capsys.readouterr().err
+    assert files_of(run) == before
 
 
 def test_a_run_that_is_none_or_of_other_images_is_refused(scenes, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """CLIP: names to files, files to models, and vectors equal to open_clip's own, whatever stands beside them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -493,6 +494,54 @@ def test_an_image_does_not_depend_on_its_neighbours(clip, images):
     together = clip.embed_images(images)
     assert np.array_equal(np.concatenate([clip.embed_images(images[i : i + 1]) for i in range(11)]), together)
     assert np.array_equal(np.concatenate([clip.embed_images(images[:5]), clip.embed_images(images[5:])]), together)
+
+
+def test_full_forwards_are_not_copied_before_they_are_sent(images):
+    assert clip_module._padded(images[:4], 4).data_ptr() == images.data_ptr()
+    padded = clip_module._padded(images[:3], 4)
+    assert torch.equal(padded, images[[0, 1, 2, 2]])
+    one_expanded = images[:1].expand(4, -1, -1, -1)
+    assert clip_module._padded(one_expanded, 4).is_contiguous()
+
+
+class OfGpu:
+    """Rows that note how they are sent."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, done=()):
+        self.done = done
+
+    def contiguous(self):
+        return OfGpu((*self.done, "whole"))
+
+    def pin_memory(self):
+        return OfGpu((*self.done, "pinned"))
+
+    def to(self, device, non_blocking=False):
+        return (*self.done, device, non_blocking)
+
+
+def test_rows_go_to_a_gpu_from_locked_memory_and_nobody_waits():
+    assert clip_module.sent_to("cuda:1", OfGpu()) == ("whole", "pinned", "cuda:1", True)
+    assert clip_module.sent_to("cpu", OfGpu()) == ("cpu", False)
+
+
+def test_vectors_leave_the_device_once_a_call_and_each_forward_is_its_work(clip, images, monkeypatch):
+    at_work, copies = [], []
+
+    @contextlib.contextmanager
+    def noted(device):
+        at_work.append(device)
+        yield
+
+    on_host = clip_module.on_host
+    monkeypatch.setattr(clip_module, "device_at_work", noted)
+    monkeypatch.setattr(clip_module, "on_host", lambda vectors: copies.append(len(vectors)) or on_host(vectors))
+    clip.embed_images(images)
+    assert (at_work, copies) == (["cpu"] * 3, [11])
+    clip.embed_texts(TEXTS + ["cat"] * 4)
+    assert (at_work, copies) == (["cpu"] * 8, [11, 9])
 
 
 def test_nothing_gives_nothing(clip, images):

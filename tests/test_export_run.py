@@ -7,13 +7,15 @@ import fake_mine
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from audited_pairs import finished_run
 from drawn_pairs import pair_rows, write_run
 from run_files import files_of
 
 from pipelines.command_line import main
 from pipelines.exports import selected_pairs
-from pipelines.exports.datasets_card import cell, hub_licence, size_category
+from pipelines.exports.card import hub_licence, licence_words, size_category
 from pipelines.exports.export_options import FORMATS, ExportOptions
+from pipelines.exports.how_made import runs_behind
 from schemas import UserError
 
 ROWS = 9
@@ -109,7 +111,7 @@ def test_an_export_from_a_tar_reads_the_members(tmp_path, monkeypatch):
     totals = record_of(exported(tmp_path / "run", tmp_path / "out", "webdataset"))["totals"]
     assert totals["kept"] == totals["read"] > 4
     card = (tmp_path / "out/README.md").read_text()
-    assert "| propose\\_masks | images | 4 | 4 | 0 |" in card
+    assert " | propose\\_masks | images | 4 | 4 | 0 | --masks " in card
     assert '"captions": [\n   "shard.tar"\n  ]' in card
 
 
@@ -164,11 +166,6 @@ def test_the_hubs_word_for_a_size(rows, word):
     assert size_category(rows) == word
 
 
-def test_a_cell_is_one_line_and_ends():
-    assert cell("a\nb") == "a\\\\nb"
-    assert len(cell("x" * 1000)) == 120
-
-
 def test_a_meaningless_run_says_so(tmp_path, capsys):
     run = write_run(tmp_path / "run", [pair_rows(tmp_path / "images", 2, meaningless=True)])
     card = (exported(run, tmp_path / "out", "datasets") / "README.md").read_text()
@@ -180,13 +177,47 @@ def test_a_meaningless_run_says_so(tmp_path, capsys):
 def test_the_card_names_weights_and_the_runs_behind_the_run(run, tmp_path):
     manifest = json.loads((run / "run.json").read_text())
     weight = {"stage": "match_regions", "name": "/home/ann/clip.pt", "sha256": "ab", "bytes": 3, "licence": "MIT"}
-    behind = {"run_sha256": "cd" * 32, "stages": {"read_captions": {"options": {"captions": ["/home/ann/c.json"]}}}}
+    read = {"counts": "captions", "options": {"captions": ["/home/ann/c.json"]}, "totals": {"read": 5, "kept": 3}}
+    read["totals"]["dropped"] = {"no_caption": 2}
+    behind = {"run_sha256": "cd" * 32, "stages": {"read_captions": read}, "sources": []}
     (run / "run.json").write_text(json.dumps({**manifest, "weights": [weight], "sources": [behind]}))
     card = (exported(run, tmp_path / "out") / "README.md").read_text()
     assert "| match\\_regions | clip.pt | MIT | ab |" in card
     assert f'"run_sha256": "{"cd" * 32}"' in card
-    assert "c.json" in card
+    assert "| cdcdcdcdcdcd | read\\_captions | captions | 5 | 3 | 2 | --captions c.json |" in card
+    assert "| cdcdcdcdcdcd | read\\_captions | no\\_caption | 2 | " in card
     assert "/home/ann" not in card
+
+
+def test_the_card_of_a_merged_run_lists_the_stages_of_all_runs_once(tmp_path):
+    rows = [row | {"lemma": row["noun"]} for row in pair_rows(tmp_path / "images", ROWS)]
+    first = finished_run(tmp_path / "first", [rows[:6]])
+    second = finished_run(tmp_path / "second", [rows[6:]])
+    filtered = tmp_path / "filtered"
+    assert main(["filter", str(first), "--where", "cosine > 0.1005", "--output", str(filtered), "--no-report"]) == 0
+    merged = [str(filtered), str(second), "--output", str(tmp_path / "merged"), "--no-report"]
+    assert main(["merge", *merged]) == 0
+    card = (exported(tmp_path / "merged", tmp_path / "out", "coco") / "README.md").read_text()
+    assert " | filter\\_pairs | pairs | 6 | 5 | 1 | --where 'cosine \\> 0.1005' |" in card
+    lines = card[card.index("| run | stage | counts") : card.index("| run | stage | reason")].split("\n")[2:]
+    stages = [line.split(" | ")[1:6] for line in lines if line]
+    assert stages == [
+        ["filter\\_pairs", "pairs", "6", "5", "1"],
+        ["merge\\_runs", "pairs", "8", "8", "0"],
+        ["export\\_pairs", "pairs", "8", "8", "0"],
+    ]
+
+
+def test_runs_behind_a_run_come_first_and_once():
+    bottom = {"run_sha256": "a", "sources": []}
+    left, right = {"run_sha256": "b", "sources": [bottom]}, {"run_sha256": "c", "sources": [bottom]}
+    top = {"sources": [left, right]}
+    assert list(runs_behind("d", top).items()) == [("a", bottom), ("b", left), ("c", right), ("d", top)]
+
+
+def test_a_licence_that_is_a_number_is_said_to_be_one():
+    words = licence_words({"4": 2, "CC0": 1, "": 3})
+    assert words == {"4 (a number of the input's own, which does not say what it stands for)": 2, "CC0": 1, "": 3}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +249,30 @@ def test_a_users_mistake_is_one_sentence_and_leaves_nothing(run, tmp_path, argum
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("place", ["run/export", "run/pairs/a/b", "link/export", "out/../run/export", "by_link/export"])
+def test_an_export_inside_its_run_is_refused(run, tmp_path, place, capsys, monkeypatch):
+    """By whatever name: relative, by a link to the run, and by a link into it."""
+    (tmp_path / "link").symlink_to(run)
+    (tmp_path / "by_link").symlink_to(run / "pairs")
+    monkeypatch.chdir(tmp_path)
+    before = files_of(run)
+    for source in ("run", "link"):
+        assert main(["export", source, "--format", "coco", "--output", place]) == 2
+        assert f"lies inside the run {tmp_path / source}, whose files are all its own" in capsys.readouterr().err
+    assert files_of(run) == before
+
+
+def test_an_export_beside_its_run_may_begin_with_its_name_and_makes_folders(run, tmp_path):
+    assert record_of(exported(run, tmp_path / "run-2/new/out"))["totals"]["kept"] == ROWS
+
+
+def test_the_bar_counts_what_is_read_of_what_there_is(run, tmp_path, capsys):
+    exported(run, tmp_path / "out", "coco", "--where", 'noun == "ball"')
+    shown = capsys.readouterr().err
+    assert "export: 100%" in shown
+    assert "9/9" in shown
 
 
 def test_an_unfinished_run_is_refused(run, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.filter_pairs import HEIGHT, WIDTH, Measured, draw_mask, make_run, table
+from benchmarks.filter_pairs import HEIGHT, WIDTH, Measured, draw_mask, make_run, page, table, verdict
 from ovseg_model import rle
 from pipelines.command_line import main
 from pipelines.derived_run import open_source, read_source_part
@@ -34,3 +34,8 @@ def test_the_table_and_its_bars():
     assert within.holds
     assert not within._replace(seconds=61.0).holds
     assert not within._replace(peak_bytes=2_100_000_000).holds
+    assert verdict({"mutual": within}) == "All keep both bars."
+    several = {"mutual": within, "hungarian": within._replace(seconds=61.0)}
+    assert verdict(several) == "Above a bar: 1 of 2."
+    assert page(20, {"mutual": within}, 1.04, 2).endswith("bars.\nLoad average 1.0 of 2 processors at the end.")
+    assert "other programs took turns" in page(20, {"mutual": within}, 2.5, 2)

@@ -1,6 +1,8 @@
 """`ovseg filter` from command to run: rows by value, counts, and the same bytes in any order."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +13,12 @@ from drawn_pairs import pair_rows, write_run
 from run_files import files_of, manifest_of, parts_of
 
 from ovseg_model.pair_files import find_pair_files, open_pair_file
-from pipelines import filter_pairs, write_tables
+from pipelines import filter_pairs, unit_groups, write_tables
 from pipelines.command_line import main
+from pipelines.excluded_images import ExcludedImages
 from pipelines.write_tables import RunFolder
-from schemas import UserError
+from schemas import UserError, conform_rows
+from schemas.image_hashes import IMAGE_HASHES
 
 
 @pytest.fixture
@@ -123,27 +127,34 @@ def test_everything_at_once_in_any_order_of_parts(tmp_path):
     assert parts_of(forth, "vocabulary") == parts_of(back, "vocabulary")
 
 
+@pytest.mark.parametrize(("way", "dog"), [("greedy", 3), ("hungarian", 3), ("mutual", None)])
+def test_a_near_duplicate_that_went_does_not_come_back_as_a_runner_up(tmp_path, way, dog):
+    # Masks 0 and 1 are nearly one, 3 is another. The dog's pair with mask 1 goes; then the cat takes mask 0.
+    cosines = [[0.9, 0.8, 0.1, 0.2], [0.99, 0.1, 0.1, 0.2]]
+    rows = rows_of_table(cosines, ["dog", "cat"], masks_per_noun=2).to_pylist()
+    run = filtered(
+        write_run(tmp_path / "mined", [rows]),
+        tmp_path / "run",
+        *("--near-duplicate-masks", "0.5", "--assign", way, "--where", "cosine > 0.15"),
+    )
+    masks = {row["noun"]: row["mask_index"] for row in rows_of(run)}
+    assert masks == {"cat": 0} | ({"dog": dog} if dog else {})
+    kept, dropped = {row["pair_id"] for row in rows_of(run)}, {row["key"] for row in rows_of(run, "drops")}
+    assert not kept & dropped
+    assert len(rows_of(run)) + len(rows_of(run, "drops")) == len(rows)
+
+
 @pytest.mark.parametrize("rows_per_group", [1, 3, 10_000])
 def test_how_many_units_are_selected_from_together_changes_nothing(tmp_path, monkeypatch, rows_per_group):
     source = competing(tmp_path / "source")
     options = ("--assign", "hungarian", "--cap", "2")
     wanted = files_of(filtered(source, tmp_path / "wanted", *options))
-    monkeypatch.setattr(filter_pairs, "ROWS_PER_GROUP", rows_per_group)
+    monkeypatch.setattr(unit_groups, "ROWS_PER_GROUP", rows_per_group)
     assert files_of(filtered(source, tmp_path / "run", *options)) == wanted
 
 
 def test_near_duplicate_images_are_found_across_parts(mined, tmp_path):
-    hashes = {
-        "0000": "00000000000000ff",
-        "0001": "ff00000000000000",
-        "0002": "00000000000000fe",
-        "0003": "0000ffff00000000",
-    }
-    parts = [
-        [row | {"image_phash": hashes[row["image_id"]]} for row in rows_of(mined)[start : start + 4]]
-        for start in (0, 4)
-    ]
-    source = write_run(tmp_path / "hashed", parts)
+    source = hashed(mined, tmp_path)
     run = filtered(source, tmp_path / "run", "--near-duplicate-images", "1")
     shas = {row["image_id"]: row["image_sha256"] for row in rows_of(mined)}
     stays, goes = sorted(["0000", "0002"], key=lambda name: shas[name])
@@ -159,6 +170,87 @@ def test_an_image_without_pairs_that_hold_the_condition_is_no_ones_twin(mined, t
     condition = f"image_sha256 != '{first}'"
     run = filtered(source, tmp_path / "run", "--where", condition, "--near-duplicate-images", "0")
     assert manifest_of(run)["stages"]["filter_pairs"]["totals"]["kept"] == 2
+
+
+HASHES = {
+    "0000": "00000000000000ff",
+    "0001": "ff00000000000000",
+    "0002": "00000000000000fe",
+    "0003": "0000ffff00000000",
+}
+
+
+def hashed(mined, tmp_path):
+    """The run with hashes of known distances: 0000 and 0002 are one bit apart."""
+    rows = [row | {"image_phash": HASHES[row["image_id"]]} for row in rows_of(mined)]
+    return write_run(tmp_path / "hashed", [rows[:4], rows[4:]])
+
+
+def hash_list(path, *rows):
+    """A list of images of a set "val": file name, sha256 and hash."""
+    names = ("file_name", "image_sha256", "image_phash")
+    listed = [{"set_name": "val", **dict(zip(names, row, strict=True))} for row in rows]
+    pq.write_table(conform_rows(listed, IMAGE_HASHES), path)
+    return str(path)
+
+
+def test_pairs_of_images_on_a_list_are_dropped(mined, tmp_path):
+    source = hashed(mined, tmp_path)
+    sha256 = next(row["image_sha256"] for row in rows_of(source) if row["image_id"] == "0003")
+    copies = hash_list(
+        tmp_path / "copies.parquet", ("same.jpg", sha256, "f" * 16), ("near.jpg", "0" * 64, "0" * 15 + "7")
+    )
+    run = filtered(source, tmp_path / "run", "--where", "noun != 'tree'", "--exclude-images", copies)
+    # 0000 is 5 bits from near.jpg and 0002 is 6; the distance is 4 unless it is given.
+    assert {row["image_id"] for row in rows_of(run)} == {"0000", "0001", "0002"}
+    totals = manifest_of(run)["stages"]["filter_pairs"]["totals"]
+    assert (totals["read"], totals["kept"]) == (8, 5)
+    assert totals["dropped"] == {"not_selected": 2, "excluded_image": 1}
+    wider = filtered(source, tmp_path / "wider", "--exclude-images", copies, "--exclude-distance", "5")
+    assert {row["image_id"] for row in rows_of(wider)} == {"0001", "0002"}
+    assert {(row["image_id"], row["stage"], row["reason"], row["detail"]) for row in rows_of(wider, "drops")} == {
+        ("0000", "filter_pairs", "excluded_image", "val: near.jpg, perceptual hashes 5 of 64 bits apart"),
+        ("0003", "filter_pairs", "excluded_image", "val: same.jpg, the same bytes"),
+    }
+    by_image = [row["pair_id"] for row in rows_of(source) if row["image_id"] in ("0000", "0003")]
+    assert sorted(row["key"] for row in rows_of(wider, "drops")) == sorted(by_image)
+
+
+def test_an_excluded_image_stays_in_nobodys_place(mined, tmp_path):
+    source = hashed(mined, tmp_path)
+    shas = {row["image_id"]: row["image_sha256"] for row in rows_of(source)}
+    first, other = sorted(["0000", "0002"], key=lambda image_id: shas[image_id])
+    listed = hash_list(tmp_path / "list.parquet", ("x.jpg", shas[first], "f" * 16))
+    options = ("--exclude-images", listed, "--near-duplicate-images", "1")
+    assert other in {row["image_id"] for row in rows_of(filtered(source, tmp_path / "run", *options))}
+
+
+def test_each_image_is_looked_up_once(mined, tmp_path, monkeypatch):
+    looked_up = []
+    monkeypatch.setattr(ExcludedImages, "find", lambda _, sha256, phash: looked_up.append(sha256))
+    listed = hash_list(tmp_path / "list.parquet", ("x.jpg", "0" * 64, "0" * 16))
+    everything = ("--near-duplicate-images", "0", "--cap", "1", "--assign", "greedy")
+    filtered(hashed(mined, tmp_path), tmp_path / "run", "--exclude-images", listed, *everything)
+    assert sorted(looked_up) == sorted({row["image_sha256"] for row in rows_of(mined)})
+
+
+def test_a_list_is_known_by_what_it_says_not_by_its_place(mined, tmp_path, capsys):
+    listed = hash_list(tmp_path / "list.parquet", ("x.jpg", "0" * 64, "0" * 16))
+    run = filtered(mined, tmp_path / "run", "--exclude-images", listed)
+    before = files_of(run)
+    (tmp_path / "moved").mkdir()
+    moved = shutil.copy(listed, tmp_path / "moved/list.parquet")
+    assert files_of(filtered(mined, run, "--exclude-images", str(moved))) == before
+    other = hash_list(tmp_path / "other.parquet", ("y.jpg", "0" * 64, "0" * 16))
+    assert main(["filter", str(mined), "--exclude-images", other, "--output", str(run)]) == 2
+    assert "holds another run, or the same with other options" in capsys.readouterr().err
+    fingerprint = manifest_of(run)["stages"]["filter_pairs"]["fingerprint"]
+    sha256 = hashlib.sha256((tmp_path / "list.parquet").read_bytes()).hexdigest()
+    assert fingerprint["excluded"] == {"lists": [sha256], "distance": 4}
+    assert (
+        "excluded"
+        not in manifest_of(filtered(mined, tmp_path / "cap", "--cap", "1"))["stages"]["filter_pairs"]["fingerprint"]
+    )
 
 
 def test_the_same_command_answers_at_once_and_another_is_refused(mined, tmp_path, capsys, monkeypatch):
@@ -230,7 +322,11 @@ def test_the_plot_has_both_lines(mined, tmp_path):
         (("--where", "colour == 'red'"), "PAIRS has no column colour|pairs has no column colour"),
         (("--where", "cosine >"), "is no condition"),
         (("--where", ""), "is empty"),
-        (("--cap", "0"), "--cap: wanted 1 or more, got 0"),
+        (("--cap", "0"), "nothing to select by"),
+        (("--cap", "-1"), "--cap: wanted 0 or more, got -1"),
+        (("--exclude-distance", "2"), "nothing to select by; give .*--exclude-images"),
+        (("--exclude-images", "nowhere.parquet"), "nowhere.parquet: cannot be read"),
+        (("--cap", "1", "--exclude-distance", "64"), "--exclude-distance: wanted 0 to 63 bits, got 64"),
         (("--near-duplicate-images", "17"), "wanted 0 to 16 bits, got 17"),
         (("--near-duplicate-masks", "0"), "wanted an IoU above 0 and up to 1, got 0"),
         (("--near-duplicate-masks", "nan"), "wanted an IoU above 0 and up to 1, got nan"),

@@ -8,10 +8,12 @@ from PIL import Image
 from ovseg_model.integer_regions import (
     bicubic_weights,
     check_way,
+    cut_masks,
     device_regions,
     fill_levels,
     near_regions,
     pil_regions,
+    send_cut_masks,
     send_masks,
 )
 from ovseg_model.regions import RegionOptions, expand_boxes_xywh, mask_boxes_xywh
@@ -79,6 +81,16 @@ def test_no_mask_is_no_region():
     image, masks = scene(20, 30)
     sent = [send_masks(image, masks[:0], OPTIONS, "cpu"), send_masks(image, masks[:1], OPTIONS, "cpu")]
     assert device_regions(sent, 16, fill_levels(MEAN, OPTIONS)).shape == (1, 3, 16, 16)
+
+
+def test_pieces_of_an_image_are_sent_as_the_image_with_all_its_masks():
+    image, masks = scene(97, 61)
+    pieces = [cut_masks(image, part, OPTIONS) for part in (masks[:2], masks[:0], masks[2:])]
+    found, wanted = send_cut_masks(pieces, "cpu"), send_masks(image, masks, OPTIONS, "cpu")
+    assert found.width == wanted.width == 61
+    assert np.array_equal(found.boxes_N4, wanted.boxes_N4)
+    for ours, whole in ((found.pixels_P3, wanted.pixels_P3), (found.masks_P, wanted.masks_P)):
+        assert torch.equal(ours, whole)
 
 
 def test_weights_are_a_kernel_that_sums_to_one():

@@ -19,6 +19,7 @@ from pipelines.match_regions import (
     match_regions,
     noun_key,
     pair_id,
+    regions_per_group,
     select_nouns,
     softmax_over_nouns,
 )
@@ -220,3 +221,7 @@ def test_crops_are_stored_when_asked_for(corpus):
     crop = np.asarray(Image.open(io.BytesIO(output.rows["crop_png"][0].as_py())))
     assert crop.shape == (4, 3, 3)
     assert np.array_equal(crop[0, 0], [0, 0, 255])
+
+
+def test_more_regions_are_gathered_for_larger_forwards():
+    assert [regions_per_group(region_batch) for region_batch in (0, 4, 32, 256)] == [256, 256, 1024, 8192]

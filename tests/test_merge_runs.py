@@ -246,6 +246,16 @@ def test_the_same_command_again_is_answered_at_once(both, first, second, capsys)
     assert {path: path.stat().st_mtime_ns for path in both.rglob("*")} == before
 
 
+def test_a_report_that_is_missing_is_made_by_the_same_command(both, first, second, mill):
+    run = shutil.copytree(both, mill.folder / "without-report")
+    (run / "report.html").unlink()
+    assert main(["merge", str(first), str(second), "--no-report", "--output", str(run)]) == 0
+    assert not (run / "report.html").exists()
+    assert main(["merge", str(first), str(second), "--output", str(run)]) == 0
+    assert files_of(run) == files_of(both)
+    assert (run / "report.html").stat().st_size > 1000
+
+
 def test_the_union_may_lie_on_any_file_system(both, first, second):
     assert main(["merge", str(first), str(second), "--output", "memory://union"]) == 0
     run = RunFolder("memory://union")

@@ -278,7 +278,7 @@ def test_another_input_in_the_same_folder_is_refused(plain, corpus, drawn, capsy
         (["mine", "--output", "RUN"], "holds no captions yet; name them with --captions"),
         (["mine", "--output", "RUN", "--cpations", "x"], "--cpations is no option of ovseg mine, nor of Beam; did you"),
         (["nouns", "--output", "RUN", "--runner", "plain", "--direct_num_workers=2"], "is no option of ovseg nouns;"),
-        (["mine", "--output", "RUN", "--region-batch", "0"], "--region-batch: wanted 1 or more, got 0"),
+        (["mine", "--output", "RUN", "--region-batch", "-1"], "--region-batch: wanted 0 or more, got -1"),
         (["mine", "--output", "RUN", "--propose-missing"], "--propose-missing goes with --masks-from"),
         (["mine", "--output", "RUN", "--mask-option", "max_masks"], "--mask-option max_masks: wanted NAME=VALUE"),
         (["mine", "--output", "RUN", "--masks", "sma"], "sma"),

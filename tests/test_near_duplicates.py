@@ -9,15 +9,15 @@ from test_selection import rows_with
 
 from ovseg_model import rle
 from pipelines.near_duplicates import (
-    Twin,
     alike,
     bands,
     duplicate_images,
     first_alike,
     hashes_of,
-    overlapping,
-    select_images,
+    most_iou,
+    pairs_of_equals,
     select_masks,
+    those_that_go,
 )
 
 
@@ -28,18 +28,23 @@ def images(*hashes):
     return pa.table({"image_id": names, "image_sha256": names, "image_phash": texts})
 
 
+def twin(image_id, bits):
+    """What is said of an image in whose place another stays."""
+    return f"kept: image {image_id}, {bits} bits away"
+
+
 def test_the_first_by_content_stays():
-    assert duplicate_images(images(0, 40, 3, 41), 3) == {"c": Twin("a", 3), "d": Twin("b", 1)}
+    assert duplicate_images(images(0, 40, 3, 41), 3) == {"c": twin("a", 3), "d": twin("b", 1)}
 
 
 def test_a_chain_is_as_long_as_its_links_that_stay():
     # b is alike to a and goes; c is alike to b alone, and stays.
-    assert duplicate_images(images(0, 4, 8), 4) == {"b": Twin("a", 4)}
-    assert duplicate_images(images(0, 8, 4), 4) == {"c": Twin("a", 4)}
+    assert duplicate_images(images(0, 4, 8), 4) == {"b": twin("a", 4)}
+    assert duplicate_images(images(0, 8, 4), 4) == {"c": twin("a", 4)}
 
 
 def test_equal_hashes_are_alike_at_0_bits():
-    assert duplicate_images(images(5, 6, 5, 5), 0) == {"c": Twin("a", 0), "d": Twin("a", 0)}
+    assert duplicate_images(images(5, 6, 5, 5), 0) == {"c": twin("a", 0), "d": twin("a", 0)}
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -77,14 +82,6 @@ def test_an_image_that_goes_takes_none_with_it():
     assert first_alike(hashes[:0], 1).tolist() == []
 
 
-def test_pairs_of_a_twin_are_dropped():
-    rows = rows_with(image_id=["a", "a", "b", "c"])
-    kept, dropped = select_images(rows, {"a": Twin("c", 2)})
-    assert kept.equals(rows.slice(2))
-    assert dropped["detail"].to_pylist() == ["kept: image c, 2 bits away"] * 2
-    assert set(dropped["reason"].to_pylist()) == {"near_duplicate_image"}
-
-
 def strip(start, end):
     mask = np.zeros((1, 4, 10), bool)
     mask[:, :, start:end] = True
@@ -93,15 +90,13 @@ def strip(start, end):
 
 def rows_of_masks(masks, **columns):
     """PAIRS rows of one image of 4 x 10 px."""
-    count = len(masks)
-    ends = [(0, 10, 40)] * count
     return rows_with(
-        image_id=["a"] * count,
-        height=[4] * count,
-        width=[10] * count,
+        image_id=["a"] * len(masks),
+        height=[4] * len(masks),
+        width=[10] * len(masks),
         mask=masks,
-        box_xywh_px=[[x, 0, w, 4] for x, w, _ in ends],
-        area_px=[area for *_, area in ends],
+        box_xywh_px=rle.boxes_xywh_px(masks).tolist(),
+        area_px=rle.areas_px(masks).tolist(),
         **columns,
     )
 
@@ -132,11 +127,34 @@ def test_other_images_have_masks_of_their_own():
 
 
 def test_a_mask_that_goes_takes_none_with_it():
-    masks = [strip(0, 6), strip(1, 7), strip(2, 8)]
-    assert overlapping(masks, 0.7) == {1: (0, pytest.approx(5 / 7))}
+    rows = rows_of_masks([strip(0, 6), strip(1, 7), strip(2, 8)], lemma=["dog"] * 3, cosine=[0.3, 0.2, 0.1])
+    kept, dropped = select_masks(rows, 0.7)
+    assert kept.equals(rows.take([0, 2]))
+    assert dropped["detail"].to_pylist() == [f"kept: pair {rows['pair_id'][0]}, IoU 0.714"]
+
+
+def test_what_goes_goes_for_the_first_that_stays():
+    assert those_that_go([(3, 2), (1, 0), (2, 1), (3, 1)]) == {1: 0, 3: 2}
+
+
+def test_all_pairs_of_equal_keys():
+    places = np.concatenate([np.stack(pair, axis=1) for pair in pairs_of_equals(np.array([7, 7, 7, 8, 9, 9]))])
+    assert sorted(places.tolist()) == [[0, 1], [0, 2], [1, 2], [4, 5]]
+
+
+def test_no_iou_is_above_what_boxes_and_areas_allow():
+    masks = [strip(start, end) for start, end in itertools.combinations(range(11), 2)]
+    one, other = np.indices((len(masks), len(masks))).reshape(2, -1)
+    most = most_iou(rle.boxes_xywh_px(masks), rle.areas_px(masks), one, other)
+    # The boxes of strips are full, so that what they allow is what there is.
+    assert most.tolist() == rle.iou_matrix(masks, masks).ravel().tolist()
+    ring = np.ones((1, 4, 10), bool)
+    ring[:, 1:3, 1:9] = False
+    masks = [rle.encode_masks(ring)[0], strip(0, 10)]
+    bound = most_iou(rle.boxes_xywh_px(masks), rle.areas_px(masks), np.array([0]), np.array([1]))
+    assert bound.tolist() == [24 / 40] == [rle.iou_matrix(masks[:1], masks[1:])[0, 0]]
 
 
 def test_no_rows_are_no_mistake():
     empty = rows_with(lemma=["dog"]).slice(0, 0)
     assert select_masks(empty, 0.5).kept.num_rows == 0
-    assert select_images(empty, {}).kept.num_rows == 0

@@ -231,3 +231,11 @@ def test_inputs_made_ahead_give_the_same_bytes(clip):
         OnePassEncoder(clip, OnePassOptions(), REGIONS, ahead=each).embed(images) for each in (False, True)
     )
     assert [each.tobytes() for each in behind] == [each.tobytes() for each in ahead]
+
+
+def test_a_thread_that_reads_ahead_leaves_the_device_to_the_forwards(clip, monkeypatch):
+    monkeypatch.setattr(clip, "device", "meta")  # holds shapes alone: a choice of patches by it would fail
+    images = [(image, [masks]) for image, masks in (scene(), scene(30, 20, seed=1))]
+    ((squares, kept),) = OnePassEncoder(clip, OnePassOptions(), REGIONS)._inputs(images)
+    assert {each.device.type for each in (*squares, *kept)} == {"cpu"}
+    assert [len(kept_NP) for kept_NP in kept] == [4, 4]

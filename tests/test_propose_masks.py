@@ -13,7 +13,7 @@ from tiny_sam import write_tiny_sam
 
 from ovseg_model.images import FetchOptions
 from ovseg_model.proposals import GeneratorSpec
-from ovseg_model.proposals.sam import COMPARED, precision_sentence
+from ovseg_model.proposals.sam import COMPARED, mask_precision_sentence
 from pipelines import versions
 from pipelines.command_line import main
 from pipelines.propose_masks import (
@@ -107,10 +107,10 @@ def sam_run(drawn, tmp_path, precision, capsys):
 def test_a_run_says_how_far_half_precision_agrees_with_fp32(drawn, tmp_path, capsys):
     said, totals = sam_run(drawn, tmp_path, "bf16", capsys)
     measured = totals["measured"]
-    assert measured["precision_images"] == 1, "one image of the first of two units"
-    assert 900_000 < measured["precision_equal_millionths"] < 1_000_000
-    assert 0 < measured["precision_apart_millionths"] < 50_000
-    assert precision_sentence("bf16", measured) in said
+    assert measured["mask_precision_images"] == 1, "one image of the first of two units"
+    assert 900_000 < measured["mask_precision_equal_millionths"] < 1_000_000
+    assert 0 < measured["mask_precision_apart_millionths"] < 50_000
+    assert mask_precision_sentence("bf16", measured) in said
     said, totals = sam_run(drawn, tmp_path, "fp32", capsys)
     assert "beside fp32" not in said
     assert "measured" not in totals
@@ -118,11 +118,11 @@ def test_a_run_says_how_far_half_precision_agrees_with_fp32(drawn, tmp_path, cap
 
 def test_precision_in_words():
     counts = dict(zip(COMPARED, (2, 1_990_000, 1_980_000, 3_000), strict=True))
-    assert precision_sentence("fp16", counts) == (
+    assert mask_precision_sentence("fp16", counts) == (
         "SAM in fp16 beside fp32, 16 points on 2 of its images: 99.50% of mask pixels equal, IoU 0.9900 in the mean, "
         "predicted IoUs 1.5e-03 apart"
     )
-    assert precision_sentence("bf16", {}).startswith("SAM in bf16 was not compared with fp32: no image")
+    assert mask_precision_sentence("bf16", {}).startswith("SAM in bf16 was not compared with fp32: no image")
 
 
 class Measures(HalvesGenerator):

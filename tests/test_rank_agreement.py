@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from ovseg_model.rank_agreement import CropAgreement, agreement_sentence, best_masks, rank_agreement
+from ovseg_model.rank_agreement import (
+    CropAgreement,
+    agreement_sentence,
+    best_masks,
+    precision_agreement,
+    precision_sentence,
+    rank_agreement,
+)
 
 REFERENCE_NM = np.array([[0.9, 0.5, 0.1], [0.1, 0.5, 0.9]])
 
@@ -82,3 +89,23 @@ def test_the_first_images_are_compared_with_few_of_their_masks():
     sentence = "one pass beside crops, 4 classes of 2 images: same best mask 0%, rank correlation over masks -1.00"
     assert agreement_sentence(agreement.counts, "classes") == sentence
     assert agreement_sentence({}, "classes", "nothing") == "one pass and crops were not compared: nothing"
+
+
+def test_what_fewer_bits_change_by_hand():
+    vectors = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    exact = np.array([[1, 0], [0.8, 0.6]], np.float32)
+    cosines, exact_cosines = np.array([[0.3, 0.2], [0.1, 0.4]]), np.array([[0.2, 0.3], [0.1, 0.5]])
+    counts = precision_agreement(vectors, exact, cosines, exact_cosines)
+    assert counts == {
+        "precision_images": 1,
+        "precision_masks": 2,
+        "precision_nouns": 2,
+        "precision_cosine_millionths": 1_960_000,
+        "precision_far": 1,
+        "precision_top1": 1,
+    }
+    assert precision_sentence(counts, "bf16") == (
+        "bf16 beside fp32, 2 nouns and 2 masks of 1 images: same best mask 50%, cosine of a mask's two vectors 0.98000 "
+        "in the mean, below 0.999 for 50.0%"
+    )
+    assert precision_sentence({}, "fp16").startswith("fp16 and fp32 were not compared: no image of the run's sample")

@@ -1,6 +1,8 @@
 """Masked regions through any CLIP, and a mask-adapted CLIP under --clip like any other."""
 
+import contextlib
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tiny_clip
 import torch
 from drawn_pairs import image_of, mask_of
 
+from ovseg_model import integer_regions, region_encoder
 from ovseg_model.adapted_weights import adapt_clip, save_adapted
 from ovseg_model.clip import load_clip, resolve_clip
 from ovseg_model.region_encoder import RegionEncoder
@@ -144,6 +147,59 @@ def test_masks_sent_ahead_to_the_device_give_the_same_bytes(base):
         RegionEncoder(clip, OPTIONS, "near", ahead=each)._embed_on_device(several) for each in (False, True)
     )
     assert [each.tobytes() for each in behind] == [each.tobytes() for each in ahead]
+
+
+def test_the_pixels_of_an_image_are_sent_once_for_all_its_chunks(base, monkeypatch):
+    send, pieces = integer_regions.send_cut_masks, []
+    monkeypatch.setattr(
+        integer_regions, "send_cut_masks", lambda cut, *rest: pieces.append(len(cut)) or send(cut, *rest)
+    )
+    (image, masks), (other, more) = images()
+    encoder = RegionEncoder(load_clip(base), OPTIONS, "near")
+    found = encoder._embed_on_device([(image, [masks] * 3), (other, []), (other, [more, more[:0], more])])
+    assert pieces == [3, 2]
+    assert [each.tobytes() for each in np.split(found[0], 3)] == [found[0][:2].tobytes()] * 3
+
+
+def test_vectors_of_all_images_leave_the_device_at_once(base, monkeypatch):
+    on_host, copies = region_encoder.on_host, []
+    monkeypatch.setattr(region_encoder, "on_host", lambda vectors: copies.append(len(vectors)) or on_host(vectors))
+    several = [(image, [masks] * 5) for image, masks in images()]
+    for way in ("float", "near"):
+        RegionEncoder(load_clip(base, image_batch=2), OPTIONS, way).embed(several)
+    assert copies == [20, 20]
+
+
+def test_cutting_on_the_device_is_its_work_too(base, monkeypatch):
+    at_work = []
+
+    @contextlib.contextmanager
+    def noted(device):
+        at_work.append((device, threading.current_thread()))
+        yield
+
+    monkeypatch.setattr(region_encoder, "device_at_work", noted)
+    several = [(image, [masks] * 5) for image, masks in images()]
+    RegionEncoder(load_clip(base), OPTIONS, ahead=True).embed(several)
+    assert at_work == []
+    RegionEncoder(load_clip(base), OPTIONS, "near", ahead=True)._embed_on_device(several)
+    assert at_work == [("cpu", threading.current_thread())]
+
+
+def test_rows_that_do_not_fill_a_forward_wait_for_the_next_group(base, tmp_path, monkeypatch):
+    _, path = adapted(base, tmp_path, depth=1)
+    clip, forwards = load_clip(resolve_clip(path), image_batch=4), []
+    encode = clip._encode_images
+    monkeypatch.setattr(clip, "_encode_images", lambda *rows: forwards.append(len(rows[0])) or encode(*rows))
+    monkeypatch.setattr(region_encoder, "GROUPED_FORWARDS", 1)
+    (image, masks), (other, more) = images()
+    several = [(image, [masks, masks, masks]), (other, [more[:1], more])]  # groups of 4 and 5 masks
+    near = RegionEncoder(clip, OPTIONS, "near", ahead=True)
+    on_device = near._embed_on_device(several)
+    assert [len(vectors) for vectors in on_device] == [6, 3]
+    assert forwards == [4, 4, 4]
+    for vectors, others in zip(on_device, near.embed(several), strict=True):
+        assert np.allclose(vectors, others, atol=1e-3)
 
 
 def test_a_bad_mask_is_said_from_the_other_thread_too(base):

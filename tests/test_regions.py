@@ -7,9 +7,11 @@ from PIL import Image
 
 from ovseg_model.regions import (
     RegionOptions,
+    _of_channels,
     cut_region,
     expand_boxes_xywh,
     mask_boxes_xywh,
+    normalise,
     region_batch,
     region_boxes_xywh,
     region_masks,
@@ -233,3 +235,14 @@ def test_a_ratio_that_cuts_the_mask_is_refused(ratio):
 def test_an_unknown_fill_is_refused():
     with pytest.raises(UserError, match="fill: wanted one of mean, zero, got 'grey'"):
         RegionOptions(fill="grey")
+
+
+def test_mean_and_deviation_are_sent_to_a_device_once_and_serve_training_too():
+    _of_channels.cache_clear()
+    with torch.inference_mode():
+        first = normalise(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8), (0.1, 0.2, 0.4), (0.5, 1.0, 2.0))
+    assert torch.allclose(first[0, :, 0, 0], torch.tensor([0.2, 0.0, -0.1]), atol=1e-7)
+    assert _of_channels.cache_info().misses == 2
+    assert torch.equal(normalise(torch.full((1, 3, 2, 2), 51.0), [0.1, 0.2, 0.4], [0.5, 1.0, 2.0]), first)
+    assert _of_channels.cache_info().misses == 2
+    assert not _of_channels((0.1, 0.2, 0.4), torch.device("cpu")).is_inference()

@@ -78,6 +78,21 @@ def test_the_page_may_stand_elsewhere(run, tmp_path):
     assert (tmp_path / "pages/a.html").read_text() == page_of(run)
 
 
+@pytest.mark.parametrize("place", ["run.json", "page.html", "pairs/report.html", "link/report.html"])
+def test_a_page_that_would_write_over_the_run_is_refused(run, tmp_path, place, capsys):
+    (tmp_path / "run/link").symlink_to("pairs")
+    before = files_of(run)
+    assert main(["report", str(run), "--output", str(run / place)]) == 2
+    assert f"lies inside the run {run}, whose files are all its own" in capsys.readouterr().err
+    assert files_of(run) == before
+
+
+def test_the_place_of_the_runs_own_page_may_be_named(run, mined):
+    (run / "report.html").unlink()
+    assert main(["report", str(run), "--output", str(run / "report.html")]) == 0
+    assert files_of(run) == files_of(mined / "run")
+
+
 def test_captions_are_text_and_never_markup(run):
     page = page_of(run)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -6,14 +6,14 @@ import pytest
 from pipelines.report_facts import MarkedCaption, Region, ReportFacts, Sample
 from pipelines.report_page import (
     drops_section,
+    left_out_words,
     marked,
     marked_pair,
-    missing,
     noun_bars,
     nouns_section,
     option_text,
     report_page,
-    sampled,
+    sample_words,
     sources_section,
     table,
     text,
@@ -82,14 +82,14 @@ def test_numbers_stand_right_and_long_texts_may_break():
 
 def test_a_sample_is_said_and_a_whole_is_not():
     rows = pa.table({"cosine": [0.1, 0.2]})
-    assert sampled(Sample(rows, ("a",), 2, 1), "pairs") == ""
+    assert sample_words(Sample(rows, ("a",), 2, 1), "pairs") == ""
     wanted = "Of a sample: 2 of 4,000 pairs, those of 1 of 7 parts."
-    assert sampled(Sample(rows, ("a",), 4_000, 7), "pairs") == wanted
+    assert sample_words(Sample(rows, ("a",), 4_000, 7), "pairs") == wanted
 
 
 def test_regions_without_a_picture_are_counted():
-    assert missing({}) == ""
-    assert missing({"gone": 2, "changed": 1}) == "Left out, since they cannot be drawn: 2 (gone); 1 (changed)."
+    assert left_out_words({}) == ""
+    assert left_out_words({"gone": 2, "changed": 1}) == "Left out, since they cannot be drawn: 2 (gone); 1 (changed)."
 
 
 VOCABULARY = pa.table(

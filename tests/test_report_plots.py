@@ -21,7 +21,6 @@ from pipelines.report_plots import (
     percent_by_bin,
     rank_plot,
     round_step,
-    stages_in_order,
     tick_text,
     yields_plot,
 )
@@ -105,7 +104,3 @@ def test_a_stages_bar_is_the_share_that_it_kept():
 
 def test_text_of_a_plot_is_no_markup():
     assert "<b>" not in histogram("<b>", {"<b>": np.array([1.0]), "c": np.array([1.0])}, Axis(0, 1, "<b>"))
-
-
-def test_stages_stand_in_the_order_of_the_data():
-    assert stages_in_order({"match_regions", "own", "read_captions"}) == ["read_captions", "match_regions", "own"]

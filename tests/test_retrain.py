@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from pipelines.command_line import main as ovseg
+from pipelines.filter_pairs import parse
 from pipelines.retrain import RetrainOptions as Options
 from pipelines.retrain import main, stages, words
 from schemas import UserError
@@ -46,6 +47,7 @@ def test_each_stage_is_a_command_of_its_own():
         cap=100,
         eval_set="scenes",
         mine="--nouns lexicon",
+        filter="--near-duplicate-images 6",
         finetune='--where "x y" --epochs 1',
     )
     mine, select, finetune = (stage.argv for stage in stages(options))
@@ -55,13 +57,20 @@ def test_each_stage_is_a_command_of_its_own():
     ]
     assert select == [
         *("filter", "out/mined", "--where", "not abstract and not generic", "--cap", "100"),
-        *("--output", "out/selected"),
+        *("--output", "out/selected", "--near-duplicate-images", "6"),
     ]
     assert finetune == [
         *("finetune", "--pairs", "out/selected", "--clip", "round1.safetensors", "--output", "out/adapted"),
         *("--eval-set", "scenes", "--eval-images", "500", "--where", "x y", "--epochs", "1"),
     ]
     assert stages(options)[0].text().startswith("ovseg mine --captions a.json b.json --masks-from 'old run'")
+
+
+@pytest.mark.parametrize(("cap", "given"), [(0, []), (3, ["--cap", "3"])])
+def test_a_cap_of_0_takes_all_in_both_verbs(cap, given):
+    select = stages(Options(captions=("a",), output="out", cap=cap, eval_set="none"))[1].argv
+    assert [each for each in select if each in ("--cap", "3")] == given
+    assert parse(select).criteria.options.cap == parse([*select, "--cap", str(cap)]).criteria.options.cap == cap
 
 
 def test_another_clip_may_match_than_the_one_that_is_adapted():
@@ -101,6 +110,8 @@ def test_a_stage_that_fails_stops_the_others(tmp_path):
         ([*ENOUGH, "--cap", "-1"], "--cap: wanted 0 or more, got -1"),
         ([*ENOUGH, "--mine", "--noun lexicon"], "--noun is no option of ovseg mine"),
         ([*ENOUGH, "--where", "cosine >"], "is no condition"),
+        ([*ENOUGH, "--filter", "--near-duplicate-images 17"], "--near-duplicate-images: wanted 0 to 16 bits, got 17"),
+        ([*ENOUGH, "--filter", "--exclude-images nowhere.parquet"], "nowhere.parquet: cannot be read"),
         ([*ENOUGH, "--finetune", "--epoks 1"], "unrecognized arguments: --epoks 1; did you mean --epochs"),
         ([*ENOUGH[:-1], "nowhere.d"], "nowhere.d"),
     ],

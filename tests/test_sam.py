@@ -355,8 +355,8 @@ def test_a_half_precision_sam_measures_itself_unless_that_fails(checkpoint, monk
     half, full = opened(checkpoint, precision="bf16"), SamModel(tiny_sam())
     expected = prompt_agreement(full, half._model, IMAGES["landscape"], points_per_side=4)
     found = half.measure(IMAGES["landscape"])
-    assert found["precision_images"] == 1
-    assert found["precision_iou_millionths"] == round(1e6 * expected.mean_iou)
+    assert found["mask_precision_images"] == 1
+    assert found["mask_precision_iou_millionths"] == round(1e6 * expected.mean_iou)
     before = half.propose([named("landscape")])
 
     def fail(error):

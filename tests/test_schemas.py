@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from schemas import CAPTIONS, DROPS, MASKS, PAIRS, TABLES, VOCABULARY, SchemaError, conform, conform_rows
-from schemas.drops import REASONS, STAGES
+from schemas.drops import REASONS, STAGES, stages_in_order
 from schemas.examples import draw_examples, example_rows, full_mask
 from schemas.run import RUN_FORMAT, RUN_KEYS, check_run
 from schemas.table import describe
@@ -194,3 +194,7 @@ def test_a_mask_in_two_pieces_may_have_less_area_than_its_box_is_long():
     for area in (0, 25):
         with pytest.raises(SchemaError, match="wanted a pixel or more, no more than the tight box"):
             masks_with(height=4, width=6, mask=full_mask(4, 6), box_xywh_px=[0, 0, 6, 4], area_px=area)
+
+
+def test_stages_stand_in_the_order_of_the_data():
+    assert stages_in_order({"match_regions", "own", "read_captions"}) == ["read_captions", "match_regions", "own"]

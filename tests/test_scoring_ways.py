@@ -1,8 +1,10 @@
 """Crops, one pass and a prefilter in the miner: pairs, accounts, and how far they agree."""
 
 import dataclasses
+import os
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import tiny_clip
@@ -12,13 +14,16 @@ from test_match_regions import corpus  # noqa: F401
 
 from ovseg_model.clip import load_clip, resolve_clip
 from ovseg_model.images import FetchOptions
+from ovseg_model.rank_agreement import precision_sentence
 from ovseg_model.region_encoder import RegionEncoder
 from ovseg_model.regions import RegionOptions
-from ovseg_model.scorer import ClipScorerSpec, open_scorer
+from ovseg_model.scorer import ClipScorerSpec, open_scorer, regions_a_forward
 from pipelines.command_line import main
-from pipelines.match_regions import match_regions, sampled_in
-from pipelines.mine_pairs import parse
+from pipelines.match_regions import comparable_images, match_regions, sampled_in
+from pipelines.mine_pairs import notices, parse
 from pipelines.options import MatchOptions
+from pipelines.plan import plan_run
+from pipelines.units import image_digest
 from schemas import UserError
 from schemas.examples import full_mask
 
@@ -97,8 +102,48 @@ def test_one_pass_as_the_scorer_is_compared_on_the_sample_alone(corpus):  # noqa
 
 def test_the_sample_is_an_eighth_of_the_first_unit():
     names = [f"image-{number}" for number in range(4000)]
-    assert sum(map(sampled_in(0), names)) == pytest.approx(500, abs=80)
-    assert not any(map(sampled_in(1), names))
+    sampled = list(map(sampled_in(0, lambda: names), names))
+    assert sum(sampled) == pytest.approx(500, abs=80)
+    assert sampled == [image_digest(name) < 2**61 for name in names]
+    assert not any(map(sampled_in(1, lambda: names), names))
+
+
+def test_the_sample_is_the_image_of_the_smallest_hash_where_it_would_be_empty():
+    few = [name for name in (f"image-{number}" for number in range(9)) if image_digest(name) >> 61][:4]
+    least = min(few, key=image_digest)
+    assert [name for name in few if sampled_in(0, lambda: few)(name)] == [least]
+    assert sampled_in(0, lambda: few[-1:])(few[-1])
+    assert not any(map(sampled_in(0, list), few))
+
+
+def test_images_can_be_compared_that_have_two_masks_and_a_noun_that_is_matched(corpus):  # noqa: F811
+    nouns, masks, _ = corpus
+    assert comparable_images(nouns, masks, MatchOptions()) == {"one", "two"}
+    first_of_two = masks.filter([not (row["image_id"] == "two" and row["mask_index"]) for row in masks.to_pylist()])
+    assert comparable_images(nouns, first_of_two, MatchOptions()) == {"one"}
+    flags = [row["image_id"] == "one" for row in nouns.to_pylist()]
+    flagged = nouns.set_column(nouns.schema.names.index("abstract"), "abstract", pa.array(flags))
+    assert comparable_images(flagged, masks, MatchOptions(match_abstract=False)) == {"two"}
+    assert comparable_images(flagged, masks, MatchOptions()) == {"one", "two"}
+
+
+class Exact(ColourScorer):
+    """Vectors of regions that differ from the others' by a known angle; the same nouns."""
+
+    def embed_regions(self, images):
+        return [unit_rows(vectors + np.array([[0.0, 0.05, 0.0]])) for vectors in super().embed_regions(images)]
+
+
+def test_fewer_bits_are_compared_with_fp32_on_the_sample_alone(corpus):  # noqa: F811
+    opened = []
+    ways = MatchOptions(), FetchOptions(), lambda image_id: image_id == "two", None, None, None
+    output = match_regions(*corpus, ColourScorer(), *ways, lambda: opened.append(1) or Exact())
+    assert len(opened) == 1
+    measured = output.measured
+    assert (measured["precision_images"], measured["precision_masks"], measured["precision_nouns"]) == (1, 2, 2)
+    assert measured["precision_top1"] == 2
+    assert 1_990_000 < measured["precision_cosine_millionths"] < 1_999_999
+    assert match_regions(*corpus, ColourScorer(), *ways).measured is None
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +172,17 @@ def test_names_and_fingerprints_say_what_was_not_by_crops_alone(weights):
     assert len(set(fingerprints)) == 4
     # Crops do not care how one pass would be.
     assert dataclasses.replace(crops, one_pass_layers=2).fingerprint() == crops.fingerprint()
+
+
+def test_regions_of_a_forward_are_as_asked_or_as_suits_the_device(drawn, tmp_path):
+    asked = [regions_a_forward(asked, device) for asked in (0, 7) for device in ("cpu", "cuda", "cuda:1")]
+    assert asked == [32, 256, 256, 7, 7, 7]
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    options, _ = parse(["mine", *inputs, "--output", str(tmp_path / "run"), "--runner", "plain", "--device", "cpu"])
+    plan = plan_run(("nouns", "masks", "pairs"), options)
+    facts = plan.stages["match_regions"]
+    assert (plan.pairs.scorer.region_batch, plan.pairs.options.region_batch) == (32, 32)
+    assert (facts.options["region_batch"], facts.fingerprint["scorer"]["region_batch"]) == (32, 32)
 
 
 def masked_image():
@@ -166,7 +222,7 @@ def test_regions_made_on_the_device_are_near_those_made_here(weights, monkeypatc
 
 
 def test_a_whole_run_by_one_pass_says_how_far_it_agrees(drawn, weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.match_regions.sampled_in", lambda unit: lambda image_id: unit == 0)
+    monkeypatch.setattr("pipelines.match_regions.sampled_in", lambda unit, _: lambda image_id: unit == 0)
     inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--images-per-unit", "6"]
     made_by = ["--nouns", "lexicon", "--masks", "felzenszwalb", "--torch-threads", "1", "--runner", "plain"]
     for name, way in {"pass": ["--scorer", "one-pass"], "filter": ["--prefilter", "3"]}.items():
@@ -181,6 +237,31 @@ def test_a_whole_run_by_one_pass_says_how_far_it_agrees(drawn, weights, tmp_path
         assert files_of(run) == before
         (scorer,) = set(ds.dataset(run / "pairs").to_table(columns=["scorer"])["scorer"].to_pylist())
         assert scorer.startswith("scenes (")
+
+
+def test_a_whole_run_of_few_images_and_fewer_bits_says_what_both_change(drawn, tmp_path, capsys):
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    made_by = ["--masks", "felzenszwalb", "--torch-threads", "1", "--runner", "plain", "--images-per-unit", "2"]
+    ways = ["--precision", "bf16", "--scorer", "one-pass", "--one-pass-layers", "6"]
+    assert main(["mine", *inputs, *made_by, *ways, "--output", str(tmp_path / "run")]) == 0
+    said, warned = capsys.readouterr()
+    measured = manifest_of(tmp_path / "run")["stages"]["match_regions"]["totals"]["measured"]
+    assert measured["agreement_images"] == measured["precision_images"] >= 1
+    assert measured["precision_cosine_millionths"] > 990_000 * measured["precision_masks"] > 0
+    assert "\none pass beside crops, " in said
+    assert precision_sentence(measured, "bf16") in said
+    assert "is every block" not in warned  # the CLIP of drawn scenes gains by all
+
+
+def test_every_block_is_warned_of_before_work_starts(drawn, weights, tmp_path):
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    for layers, way, warned in (("2", ["--prefilter", "3"], 1), ("1", ["--prefilter", "3"], 0), ("2", [], 0)):
+        command = ["mine", *inputs, "--runner", "plain", "--clip", os.path.dirname(weights.path)]
+        command += ["--one-pass-layers", layers, *way]
+        options, _ = parse([*command, "--output", str(tmp_path / f"run-{layers}-{warned}")])
+        lines = notices(plan_run(("nouns", "masks", "pairs"), options))
+        wanted = f"--one-pass-layers 2 is every block of {weights.name}: weights that were not tuned"
+        assert sum(line.startswith(wanted) for line in lines) == warned
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from ovseg_model.pair_filter import parse_filter
-from pipelines.selection import first_failing, select, select_where, split_rows
+from pipelines.selection import first_failing, select, select_images, select_where, split_rows
 from schemas import PAIRS, conform
 from schemas.drops import DROPS
 from schemas.examples import example_rows
@@ -62,3 +62,14 @@ def test_ways_follow_each_other():
     assert kept.equals(ROWS.slice(2))
     assert dropped["key"].to_pylist() == ROWS["pair_id"].to_pylist()[:2]
     assert select(ROWS, []) == (ROWS, DROPS.schema.empty_table())
+
+
+def test_pairs_of_images_that_are_gone_are_dropped():
+    rows = rows_with(image_id=["a", "b", "a", "c"])
+    kept, dropped = select_images(rows, {"a": "kept: image z, 2 bits away", "b": "val: x.png"}, "near_duplicate_image")
+    assert kept.equals(rows.slice(3))
+    assert dropped["detail"].to_pylist() == ["kept: image z, 2 bits away", "val: x.png", "kept: image z, 2 bits away"]
+    assert dropped["key"].to_pylist() == rows["pair_id"].to_pylist()[:3]
+    assert set(dropped["reason"].to_pylist()) == {"near_duplicate_image"}
+    empty = rows.slice(0, 0)
+    assert select_images(empty, {"a": "gone"}, "excluded_image").kept.equals(empty)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from ovseg_model.device_clock import device_at_work
 from pipelines import stopwatch
-from pipelines.stopwatch import Spent, Stopwatch, in_models, waiting_for_images
+from pipelines.open_models import open_once
+from pipelines.stopwatch import SECONDS, Spent, Stopwatch, in_models, opening, waiting_for_images
 from pipelines.summary import seconds_lines
 
 
@@ -64,13 +67,46 @@ def test_threads_do_not_mix(clock):
     assert watch.read() == Spent(whole=30)
 
 
+def test_opening_inside_opening_counts_once(clock):
+    watch = Stopwatch()
+    with opening():
+        clock.now += 2
+        with opening():
+            clock.now += 3
+    assert watch.read() == Spent(whole=5, opening=5)
+
+
+def test_models_are_opened_outside_of_what_they_do(clock):
+    def opener(spec):
+        clock.now += 8
+        return spec
+
+    watch = Stopwatch()
+    assert [open_once(opener, "spec of this test") for _ in range(2)] == ["spec of this test"] * 2
+    assert watch.read() == Spent(whole=8, opening=8)
+
+
+def test_the_device_is_at_work_for_a_part_of_the_call():
+    watch = Stopwatch()
+    with in_models():
+        time.sleep(0.05)
+        with device_at_work("cpu"):
+            time.sleep(0.02)
+    spent = watch.read()
+    assert 0.02 <= spent.on_device <= spent.in_models - 0.05
+    assert Stopwatch().read().on_device == 0
+
+
+def seconds(whole, models=0.0, device=0.0, images=0.0, opened=0.0):
+    return dict(zip(SECONDS, (whole, models, device, images, opened), strict=True))
+
+
 def test_the_summary_says_what_to_buy():
-    nothing = {"seconds_in_made_parts": 0.0, "seconds_in_models": 0.0, "seconds_for_images": 0.0}
-    masks = {"seconds_in_made_parts": 90.0, "seconds_in_models": 72.0, "seconds_for_images": 13.5}
-    pairs = {"seconds_in_made_parts": 10.0, "seconds_in_models": 9.0, "seconds_for_images": 0.0}
+    nothing, masks = seconds(0.0), seconds(90.0, 72.0, 45.0, 13.5, 0.9)
+    pairs = seconds(10.0, 9.0, 8.0)
     assert list(seconds_lines({"extract_nouns": nothing})) == []
     lines = list(seconds_lines({"extract_nouns": nothing, "propose_masks": masks, "match_regions": pairs}))
     assert [line.split() for line in lines[2:]] == [
-        ["propose_masks", "90.0", "90%", "80%", "15%", "5%"],
-        ["match_regions", "10.0", "10%", "90%", "0%", "10%"],
+        ["propose_masks", "90.0", "90%", "80%", "50%", "15%", "1%", "4%"],
+        ["match_regions", "10.0", "10%", "90%", "80%", "0%", "0%", "10%"],
     ]

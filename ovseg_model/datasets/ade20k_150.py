@@ -19,9 +19,8 @@ ADE20K Dataset, IJCV 2019.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ovseg_model.datasets.benchmark import (
     CLASS_TABLES,
@@ -30,7 +29,7 @@ from ovseg_model.datasets.benchmark import (
     OvsegSettings,
     read_class_table,
 )
-from ovseg_model.datasets.label_files import Release, coding_of, find_home, pair_images, read_coded, read_rgb
+from ovseg_model.datasets.label_files import Release, coding_of, find_home, pair_images, read_coded, read_sample_image
 from ovseg_model.datasets.seen_classes import seen_classes
 
 NAME = "ade20k-150"
@@ -47,16 +46,6 @@ def read_split(root: Path, split: str) -> Sequence[LabelledSample]:
     return pair_images(home / "images" / PARTS[split], home / "annotations" / PARTS[split], ".png", RELEASE)
 
 
-def read_labels(sample: LabelledSample) -> np.ndarray:
-    """Returns the converted label map, uint16 (H, W). Raises UserError for a file that is none."""
-    return read_coded(sample, CODING)
-
-
-def read_image(sample: LabelledSample) -> np.ndarray:
-    """Returns the image, RGB uint8 (H, W, 3). Raises UserError for a file that is none."""
-    return read_rgb(sample.image)
-
-
 BENCHMARK = LabelMapBenchmark(
     name=NAME,
     title="ADE20K-150 (A-150)",
@@ -64,8 +53,8 @@ BENCHMARK = LabelMapBenchmark(
     splits={"val": 2_000, "train": 20_210},
     default_split="val",
     read_split=read_split,
-    read_labels=read_labels,
-    read_image=read_image,
+    read_labels=partial(read_coded, coding=CODING),
+    read_image=read_sample_image,
     settings=OvsegSettings(clip_weight=0.7),
     seen=seen_classes(CLASSES),
     notes=(

@@ -17,9 +17,8 @@ Cite Caesar et al., COCO-Stuff: Thing and Stuff Classes in Context, CVPR 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ovseg_model.datasets.benchmark import (
     CLASS_TABLES,
@@ -28,7 +27,7 @@ from ovseg_model.datasets.benchmark import (
     OvsegSettings,
     read_class_table,
 )
-from ovseg_model.datasets.label_files import Release, coding_of, find_home, pair_images, read_coded, read_rgb
+from ovseg_model.datasets.label_files import Release, coding_of, find_home, pair_images, read_coded, read_sample_image
 from ovseg_model.datasets.seen_classes import seen_classes
 
 NAME = "coco-stuff-171"
@@ -51,16 +50,6 @@ def read_split(root: Path, split: str) -> Sequence[LabelledSample]:
     return pair_images(images / part, labels or home / LABEL_FOLDERS[0] / part, ".png", RELEASE)
 
 
-def read_labels(sample: LabelledSample) -> np.ndarray:
-    """Returns the converted label map, uint16 (H, W). Raises UserError for a file that is none."""
-    return read_coded(sample, CODING)
-
-
-def read_image(sample: LabelledSample) -> np.ndarray:
-    """Returns the image, RGB uint8 (H, W, 3). Raises UserError for a file that is none."""
-    return read_rgb(sample.image)
-
-
 BENCHMARK = LabelMapBenchmark(
     name=NAME,
     title="COCO-Stuff-171",
@@ -68,8 +57,8 @@ BENCHMARK = LabelMapBenchmark(
     splits={"val": 5_000, "train": 118_287},
     default_split="val",
     read_split=read_split,
-    read_labels=read_labels,
-    read_image=read_image,
+    read_labels=partial(read_coded, coding=CODING),
+    read_image=read_sample_image,
     # OVSeg states none for its training taxonomy; this is the one of its mixed sets.
     settings=OvsegSettings(clip_weight=0.6),
     seen=seen_classes(CLASSES),

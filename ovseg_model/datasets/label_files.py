@@ -96,6 +96,11 @@ def read_rgb(path: str) -> np.ndarray:
     return of_picture(path, lambda image: np.asarray(image.convert("RGB")))
 
 
+def read_sample_image(sample: LabelledSample) -> np.ndarray:
+    """Returns the image of a sample, as `read_rgb`."""
+    return read_rgb(sample.image)
+
+
 def read_indices(path: str) -> np.ndarray:
     """Returns the whole numbers of a palette or grey picture, uint8 or, of 16 bits, uint16 (H, W).
 

@@ -11,6 +11,7 @@ That OVSeg's do is likely, and was not compared with its code, whose licence kee
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from ovseg_model.datasets.benchmark import (
     OvsegSettings,
     read_class_table,
 )
-from ovseg_model.datasets.label_files import Coding, Release, coding_of, read_rgb
+from ovseg_model.datasets.label_files import Coding, Release, coding_of, read_sample_image
 from ovseg_model.datasets.pascal_context import (
     KNOWN_COUNTS,
     ORIGIN,
@@ -46,16 +47,6 @@ def read_split(root: Path, split: str) -> Sequence[LabelledSample]:
     return read_pascal_context(root, split, "annotations_detectron2/pc459_val/*.tif", RELEASE)
 
 
-def read_labels(sample: LabelledSample) -> np.ndarray:
-    """Returns the converted label map, uint16 (H, W). Raises UserError for a file that is none."""
-    return read_pascal_labels(sample, CODING, CONVERTED)
-
-
-def read_image(sample: LabelledSample) -> np.ndarray:
-    """Returns the image, RGB uint8 (H, W, 3). Raises UserError for a file that is none."""
-    return read_rgb(sample.image)
-
-
 BENCHMARK = LabelMapBenchmark(
     name=NAME,
     title="PASCAL Context-459 (PC-459)",
@@ -63,8 +54,8 @@ BENCHMARK = LabelMapBenchmark(
     splits=SPLITS,
     default_split="val",
     read_split=read_split,
-    read_labels=read_labels,
-    read_image=read_image,
+    read_labels=partial(read_pascal_labels, label_maps=CODING, converted=CONVERTED),
+    read_image=read_sample_image,
     settings=OvsegSettings(clip_weight=0.6),
     seen=seen_classes(CLASSES),
     notes=(

@@ -14,9 +14,8 @@ order only where two classes tie. Names: those of that list, so raw id 397 is "t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ovseg_model.datasets.benchmark import (
     CLASS_TABLES,
@@ -25,7 +24,7 @@ from ovseg_model.datasets.benchmark import (
     OvsegSettings,
     read_class_table,
 )
-from ovseg_model.datasets.label_files import Release, coding_of, converted_coding, read_rgb
+from ovseg_model.datasets.label_files import Release, coding_of, converted_coding, read_sample_image
 from ovseg_model.datasets.pascal_context import (
     KNOWN_COUNTS,
     ORIGIN,
@@ -49,16 +48,6 @@ def read_split(root: Path, split: str) -> Sequence[LabelledSample]:
     return read_pascal_context(root, split, "annotations_detectron2/pc59_val/*.png", RELEASE)
 
 
-def read_labels(sample: LabelledSample) -> np.ndarray:
-    """Returns the converted label map, uint16 (H, W). Raises UserError for a file that is none."""
-    return read_pascal_labels(sample, CODING, CONVERTED)
-
-
-def read_image(sample: LabelledSample) -> np.ndarray:
-    """Returns the image, RGB uint8 (H, W, 3). Raises UserError for a file that is none."""
-    return read_rgb(sample.image)
-
-
 BENCHMARK = LabelMapBenchmark(
     name=NAME,
     title="PASCAL Context-59 (PC-59)",
@@ -66,8 +55,8 @@ BENCHMARK = LabelMapBenchmark(
     splits=SPLITS,
     default_split="val",
     read_split=read_split,
-    read_labels=read_labels,
-    read_image=read_image,
+    read_labels=partial(read_pascal_labels, label_maps=CODING, converted=CONVERTED),
+    read_image=read_sample_image,
     settings=OvsegSettings(clip_weight=0.6),
     seen=seen_classes(CLASSES),
     notes=(

@@ -20,9 +20,8 @@ Detectors, ICCV 2011.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ovseg_model.datasets.benchmark import (
     CLASS_TABLES,
@@ -38,7 +37,7 @@ from ovseg_model.datasets.label_files import (
     pair_listed,
     read_coded,
     read_list,
-    read_rgb,
+    read_sample_image,
 )
 from ovseg_model.datasets.seen_classes import seen_classes
 
@@ -58,16 +57,6 @@ def read_split(root: Path, split: str) -> Sequence[LabelledSample]:
     return pair_listed(read_list(home / names), home / "JPEGImages", labels, ".png", RELEASE)
 
 
-def read_labels(sample: LabelledSample) -> np.ndarray:
-    """Returns the converted label map, uint16 (H, W). Raises UserError for a file that is none."""
-    return read_coded(sample, CODING)
-
-
-def read_image(sample: LabelledSample) -> np.ndarray:
-    """Returns the image, RGB uint8 (H, W, 3). Raises UserError for a file that is none."""
-    return read_rgb(sample.image)
-
-
 BENCHMARK = LabelMapBenchmark(
     name=NAME,
     title="PASCAL VOC-20 (PAS-20)",
@@ -75,8 +64,8 @@ BENCHMARK = LabelMapBenchmark(
     splits={"val": 1_449, "train": 1_464},
     default_split="val",
     read_split=read_split,
-    read_labels=read_labels,
-    read_image=read_image,
+    read_labels=partial(read_coded, coding=CODING),
+    read_image=read_sample_image,
     # The paper states 0.6 (A.3), the released commands 0.45; these are what others can run, so they are followed.
     settings=OvsegSettings(clip_weight=0.45),
     seen=seen_classes(CLASSES),

@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised whenever the same options begin to give other masks."""
 
-COMPARED = ("precision_images", "precision_equal_millionths", "precision_iou_millionths", "precision_apart_millionths")
+COMPARED = (
+    "mask_precision_images",
+    "mask_precision_equal_millionths",
+    "mask_precision_iou_millionths",
+    "mask_precision_apart_millionths",
+)
 """Counts of a comparison with fp32: images, and sums over them of what `sam_agreement.PromptAgreement` holds."""
 
 COMPARED_POINTS_PER_SIDE = 4
@@ -163,7 +168,7 @@ class HalfPrecisionSam(SegmentAnything):
         return dict(zip(COMPARED, (1, *millionths), strict=True))
 
 
-def precision_sentence(precision: str, counts: Mapping[str, int]) -> str:
+def mask_precision_sentence(precision: str, counts: Mapping[str, int]) -> str:
     """Says in words what counts of `HalfPrecisionSam.measure` add up to."""
     images, *sums = (counts.get(name, 0) for name in COMPARED)
     if not images:

@@ -51,8 +51,11 @@ class Numbering:
         self.licences.update(value_counts(rows["licence"]))
         plain = pc.match_substring_regex(rows["image_id"], rf"^(0|[1-9][0-9]{{0,{LARGEST_ID - 1}}})$")
         self.own_ids = self.own_ids and pc.all(plain, min_count=0).as_py()
-        is_remote = pc.match_substring_regex(rows["image_uri"], "://|#member=")
-        ends = pc.min_max(rows["image_uri"].filter(pc.invert(is_remote))).as_py()
+        self._add_paths(rows["image_uri"])
+
+    def _add_paths(self, uris: pa.ChunkedArray) -> None:
+        is_remote = pc.match_substring_regex(uris, "://|#member=")
+        ends = pc.min_max(uris.filter(pc.invert(is_remote))).as_py()
         paths = [path for path in (self.first_path, self.last_path, *ends.values()) if path is not None]
         self.first_path, self.last_path = min(paths, default=None), max(paths, default=None)
 
@@ -82,7 +85,7 @@ def write_pairs(pairs: SelectedPairs, folder: str, options: ExportOptions, fetch
         numbering.add(rows)
     side_file = f"{folder}/.annotations"
     with open(f"{folder}/{INSTANCES_FILE}", "w", encoding="utf-8") as file:
-        file.write("{\n" + "".join(head(numbering)) + '"images": [')
+        file.write("{\n" + "".join(known_lists(numbering)) + '"images": [')
         with open(side_file, "w", encoding="utf-8") as annotations:
             write_rows(pairs, numbering, options.uris == "public", file, annotations)
         file.write('\n],\n"annotations": [')
@@ -92,7 +95,7 @@ def write_pairs(pairs: SelectedPairs, folder: str, options: ExportOptions, fetch
     os.unlink(side_file)
 
 
-def head(numbering: Numbering) -> Iterator[str]:
+def known_lists(numbering: Numbering) -> Iterator[str]:
     """The lists that are known before the first image."""
     info = {"description": "(masked region, noun) pairs of ovseg export", "version": "1"}
     licences = [

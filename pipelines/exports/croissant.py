@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.exports.datasets_card import meaning_of
+from pipelines.exports.card import licence_words, meaning_of
 from pipelines.exports.selected_pairs import Tally
 from schemas import PAIRS
 
@@ -102,7 +102,7 @@ def croissant(files: Sequence[PairFile], tally: Tally) -> dict[str, Any]:
 
 def licences_of(tally: Tally) -> list[str]:
     """The licences that images have, as the input says them; of very many, where to read of them."""
-    named = sorted(each for each in tally.licences if each)
+    named = sorted(each for each in licence_words(tally.licences) if each)
     return named or ["unknown"] if len(named) <= MOST_LICENCES else [f"{len(named)} licences: see README.md"]
 
 

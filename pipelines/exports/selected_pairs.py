@@ -104,10 +104,13 @@ class SelectedPairs:
         Raises:
             UserError: a part cannot be read, or breaks the table's contract.
         """
-        rows = self.manifest["tables"]["pairs"]["rows"]
-        yield from (
-            each for each in show_progress(self._read(most_rows, without), "export", "pairs", rows, len) if len(each)
-        )
+        columns = [name for name in PAIRS.schema.names if name not in without]
+        rows_there = self.manifest["tables"]["pairs"]["rows"]
+        # What is read counts, not what is kept: with --where the bar would never reach its total.
+        for rows in show_progress(self._read(most_rows, columns), "export", "pairs", rows_there, len):
+            selected = self._selected(rows)
+            if len(selected):
+                yield selected
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the rows that `batches` will give, in larger pieces; nothing is counted.
@@ -137,17 +140,19 @@ class SelectedPairs:
         self.keep(kept)
         return kept
 
-    def _read(self, most_rows: int, without: Sequence[str]) -> Iterator[pa.Table]:
-        columns = [name for name in PAIRS.schema.names if name not in without]
+    def _read(self, most_rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """All rows; once those of a part are through, its drops are written."""
         for part, name in enumerate(self.files):
             for rows in read_rows(name, columns, self.filter, most_rows):
                 self.tally.read += rows.num_rows
-                yield self._selected(rows)
+                yield rows
             self._write_drops(part)
 
     def _selected(self, rows: pa.Table) -> pa.Table:
+        """The rows that the filter lets pass, in their order; the others are dropped."""
         if self.filter is None:
             return rows
+        # By place and not by a negated filter: of a null a condition and its negation are null, and neither passes.
         placed = rows.append_column("place", pa.array(range(rows.num_rows)))
         passed = placed.filter(self.filter.expression)
         left = placed.filter(pc.invert(pc.is_in(placed["place"], passed["place"].combine_chunks())))
@@ -174,8 +179,6 @@ def find_run_parts(url: str) -> list[str]:
     Raises:
         UserError: there is no finished run, or it has no PAIRS.
     """
-    if not url:
-        raise UserError("RUN is missing; give the run directory whose pairs are to be exported")
     if not run_folder_at(url, "RUN").has(RUN_FILE):
         raise UserError(f"{url}: there is no finished run; mine it first with ovseg mine --output {url}")
     return find_pair_files(url, "RUN")

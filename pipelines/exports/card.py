@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.exports.export_options import ExportOptions
+from pipelines.exports.how_made import how_it_was_made
 from pipelines.exports.public_names import public_value
-from pipelines.exports.selected_pairs import STAGE, SelectedPairs, Tally
+from pipelines.exports.selected_pairs import SelectedPairs, Tally
+from pipelines.markdown import cell, markdown_table
 from pipelines.summary import ONLY_SCENES, knows_only_scenes
-from pipelines.terminal import escaped, shortened
 from schemas import PAIRS
 from schemas.describe import type_name
-from schemas.drops import REASONS, STAGES
 from schemas.table import describe
 
 CARD_FILE = "README.md"
@@ -30,13 +30,13 @@ TITLE = "(masked region, noun) pairs from captioned images"
 SHOWN = 50
 """Lines of a table of hosts or licences; what is beyond is summed."""
 
-CELL_CHARS = 120
-
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 LARGEST_SIZE = "n>10M"
 
 PLAIN_LICENCES = ("cc0-1.0", "apache-2.0", "mit", "odbl", "unknown")
 """What the Hub calls licences by the very text that a corpus may have."""
+
+NUMBER_ONLY = " (a number of the input's own, which does not say what it stands for)"
 
 LAYOUTS = {
     "datasets": "`data/train-*.parquet` have the columns below; `datasets.load_dataset(FOLDER)` opens them, and shows "
@@ -70,14 +70,11 @@ def card(pairs: SelectedPairs, options: ExportOptions) -> str:
         "## Sources\n",
         counted("host of source_url, else of image_uri", pairs.tally.hosts, "(a local file)"),
         "## Licences\n",
-        counted("licence of the image", pairs.tally.licences, "(not stated)"),
+        counted("licence of the image", licence_words(pairs.tally.licences), "(not stated)"),
         "## Safety\n",
         counted("safety flag of the image", pairs.tally.safety, "(none)"),
         "## Weights\n",
-        table(("stage", "name", "licence", "sha256"), weights_of(pairs.manifest)),
-        "## Read, kept, dropped\n",
-        table(("stage", "counts", "read", "kept", "dropped"), stages_of(pairs)),
-        table(("stage", "reason", "dropped", "meaning"), drops_of(pairs)),
+        markdown_table(("stage", "name", "licence", "sha256"), weights_of(pairs.manifest)) + "\n",
         *how_it_was_made(pairs, options),
         "## Limits\n",
         "\n".join(f"- {each}" for each in LIMITS) + "\n",
@@ -130,6 +127,14 @@ def hub_licence(licences: Mapping[str, int]) -> str:
     return names.pop() if len(names) == 1 else "other"
 
 
+def licence_words(licences: Mapping[str, int]) -> dict[str, int]:
+    """Licences and their pairs, with what must be said of one that is a number.
+
+    COCO's JSON gives licences by number; where it has no entry of that number in its table, the number is all there is.
+    """
+    return {f"{each}{NUMBER_ONLY}" if each.isdecimal() else each: count for each, count in licences.items()}
+
+
 def _hub_name(licence: str) -> str:
     text = re.sub(r"[\s_]+", "-", licence.strip().lower())
     commons = re.search(r"creativecommons\.org/licenses/(by[a-z-]*)/(\d\.\d)", text)
@@ -172,45 +177,10 @@ def named(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{cell(name)} ({count:,} pairs)" for name, count in largest(counts))
 
 
-def how_it_was_made(pairs: SelectedPairs, options: ExportOptions) -> Iterator[str]:
-    """Options by stage and the runs behind the run, in JSON."""
-    manifest = pairs.manifest
-    stages = {name: facts["options"] for name, facts in ordered_stages(manifest).items()}
-    yield "## How it was made\n"
-    yield f"run.json of the run has sha256 {pairs.run_sha256}. Options of the export, and of each stage of the run:\n"
-    yield json_block({STAGE: options.stated(), **stages})
-    yield "Versions of what made its rows:\n"
-    yield json_block(manifest["versions"])
-    if manifest["sources"]:
-        yield "The run was filtered or merged from these:\n"
-        yield json_block(manifest["sources"])
-
-
-def ordered_stages(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The stages in the order of the data."""
-    return dict(sorted(manifest["stages"].items(), key=lambda item: STAGES.index(item[0])))
-
-
 def weights_of(manifest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A line a weight; a run that was filtered or merged names those of the runs behind it."""
     for each in manifest["weights"]:
         yield each["stage"], public_value(each["name"]), each.get("licence") or "(not stated)", each["sha256"]
-
-
-def stages_of(pairs: SelectedPairs) -> Iterator[tuple[str, ...]]:
-    """A line a stage of the run, and one of the export."""
-    facts = {name: (each["counts"], each["totals"]) for name, each in ordered_stages(pairs.manifest).items()}
-    for name, (counts, totals) in {**facts, STAGE: ("pairs", pairs.tally.totals())}.items():
-        dropped = sum(totals["dropped"].values())
-        yield name, counts, f"{totals['read']:,}", f"{totals['kept']:,}", f"{dropped:,}"
-
-
-def drops_of(pairs: SelectedPairs) -> Iterator[tuple[str, ...]]:
-    """A line a reason."""
-    totals = {name: facts["totals"] for name, facts in ordered_stages(pairs.manifest).items()}
-    for stage, each in {**totals, STAGE: pairs.tally.totals()}.items():
-        for reason, count in each["dropped"].items():
-            yield stage, reason, f"{count:,}", REASONS[reason].meaning
 
 
 def columns_of(options: ExportOptions) -> Iterator[str]:
@@ -218,7 +188,7 @@ def columns_of(options: ExportOptions) -> Iterator[str]:
     if options.format in ("datasets", "webdataset"):
         yield "## Columns\n"
         fields = ((field.name, type_name(field.type), meaning_of(field)) for field in PAIRS.schema)
-        yield table(("column", "type", "meaning"), fields)
+        yield markdown_table(("column", "type", "meaning"), fields) + "\n"
 
 
 def meaning_of(field: pa.Field) -> str:
@@ -233,27 +203,9 @@ def counted(name: str, counts: Mapping[str, int], empty: str) -> str:
     lines = [(value or empty, f"{count:,}") for value, count in shown]
     if rest:
         lines.append((f"({len(rest):,} more)", f"{sum(count for _, count in rest):,}"))
-    return table((name, "pairs"), lines)
+    return markdown_table((name, "pairs"), lines) + "\n"
 
 
 def largest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """Values by falling count; those of one count by name."""
     return sorted(Counter(counts).items(), key=lambda item: (-item[1], item[0]))
-
-
-def table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = tuple(head)
-    rows = [head, ("---",) * len(head), *(tuple(map(cell, line)) for line in lines)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
-def cell(text: str) -> str:
-    """A text on one line that Markdown and HTML leave as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&~!])", r"\\\1", shortened(escaped(text), CELL_CHARS))
-
-
-def json_block(value: Any) -> str:
-    """JSON with public names, in a block that no text inside can end."""
-    text = json.dumps(public_value(value), indent=1, ensure_ascii=False, sort_keys=True)
-    return f"```json\n{text.replace('`', chr(92) + 'u0060')}\n```\n"
