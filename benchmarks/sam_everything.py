@@ -2,11 +2,13 @@
 
     python -m benchmarks.sam_everything --output docs/sam_speed.md
     python -m benchmarks.sam_everything --quick
+    python -m benchmarks.sam_everything --only everything --points-per-side 32
 
 Everything-mode: a ViT-B with random weights, the last layer of its mask heads enlarged so that masks have borders, an
-image of smooth noise, a grid of 8 x 8 points. `pred_iou_thresh` is the quantile that lets 26 % of masks pass. The
-encoder, which takes the same time however many points are asked, is timed apart; the rest starts with the embedding of
-segment-anything's encoder (bf16: of its own), from which ours may differ by 1e-4. A way's time is the sum of the two.
+image of smooth noise, a grid of 8 x 8 points (`--points-per-side`). `pred_iou_thresh` is the quantile that lets 26 % of
+masks pass. The encoder, which takes the same time however many points are asked, is timed apart; the rest starts with
+the embedding of segment-anything's encoder (bf16: of its own), from which ours may differ by 1e-4. A way's time is the
+sum of the two.
 
 Post-processing: the small logits of 1,024 points (`--quick`: 64), three masks each, are blobs about their point with
 wavy borders; predicted IoUs are drawn so that 26 % pass. segment-anything's side is `_process_crop` with a predictor
@@ -430,6 +432,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="64 points of post-processing, the encoder timed once")
     parser.add_argument("--only", choices=("everything", "post"), help="one of the two")
+    parser.add_argument("--points-per-side", type=int, default=POINTS_PER_SIDE, help="of everything-mode's grid")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--output", type=Path, help="file for the Markdown page")
@@ -438,7 +441,7 @@ def main() -> None:
     torch.manual_seed(0)
     sections, failures = [], []
     if arguments.only != "post":
-        case = open_case(build_sam_vit_b(), POINTS_PER_SIDE)
+        case = open_case(build_sam_vit_b(), arguments.points_per_side)
         section, ratio = measure_everything(case, arguments.repeats, 1 if arguments.quick else arguments.repeats)
         report(section, ratio, EVERYTHING_BAR, sections, failures)
     if arguments.only != "everything":

@@ -1,5 +1,7 @@
 """Where memory runs out, a forward is made again in halves, down to the smallest; and it is counted.
 
+A GPU that has failed is told apart from memory that ran out: nothing that is tried afterwards can succeed.
+
 Rows of a smaller forward may differ in their last digits: other sizes are summed in another order. So whoever promises
 equal bytes says how many batches were halved, and keeps no vector of them for others.
 """
@@ -16,6 +18,28 @@ from typing import Generic, TypeVar
 Size = TypeVar("Size")
 Result = TypeVar("Result")
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "device_allocation_failed",
+    "unable to find a valid cudnn algorithm",
+    "defaultcpuallocator",
+)
+"""What errors without a class of their own say, in lower case: cuDNN finds no algorithm where its workspace does not
+fit, and torch's allocator on the CPU raises a RuntimeError."""
+
+DEVICE_FAILED = (
+    "cuda error",
+    "cuda driver error",
+    "hip error",
+    "device-side assert",
+    "illegal memory access",
+    "cudnn_status_execution_failed",
+    "cudnn_status_internal_error",
+)
+"""What errors of a GPU say, in lower case, after which its process can use it no more."""
+
 _now = threading.local()
 
 
@@ -29,6 +53,7 @@ class Fitting(Generic[Size]):
         """halved: half as much, or None for the least there is. what: the forwards' name in the log, a plural."""
         self._asked = self._size = asked
         self._halved, self._what = halved, what
+        self._lowering = threading.Lock()
 
     def run(self, work: Callable[[Size], Result]) -> Result:
         """Returns work(size), for smaller sizes where memory runs out.
@@ -47,8 +72,10 @@ class Fitting(Generic[Size]):
                 _now.halved = halved_batches() + (tried != self._asked)
                 return result
             # Outside of the handler, where the traceback no longer holds the failed forward's tensors.
+            with self._lowering:
+                if self._size == tried:  # else another thread has lowered it meanwhile
+                    self._size = smaller
             release_memory(f"{self._what} of {tried}")
-            self._size = smaller
 
 
 def fitting_rows(asked: int, what: str) -> Fitting[int]:
@@ -63,8 +90,25 @@ def halved_batches() -> int:
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether memory ran out, on a GPU or here; torch's classes are told by name, so that torch need not be there."""
-    names = {each.__name__ for each in type(problem).__mro__}
-    return isinstance(problem, MemoryError) or "OutOfMemoryError" in names or "out of memory" in str(problem).lower()
+    if isinstance(problem, MemoryError) or "OutOfMemoryError" in _class_names(problem):
+        return True
+    return _says(problem, OUT_OF_MEMORY)
+
+
+def is_device_error(problem: BaseException) -> bool:
+    """Whether a GPU failed, so that whatever this process asks of it next fails too; not where its memory ran out."""
+    if is_out_of_memory(problem):  # first: cuBLAS calls that a "CUDA error" as well
+        return False
+    return "AcceleratorError" in _class_names(problem) or _says(problem, DEVICE_FAILED)
+
+
+def _class_names(problem: BaseException) -> set[str]:
+    return {each.__name__ for each in type(problem).__mro__}
+
+
+def _says(problem: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(problem).lower()
+    return any(each in text for each in words)
 
 
 def release_memory(tried: str) -> None:

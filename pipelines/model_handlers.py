@@ -16,7 +16,7 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from ovseg_model import rle
-from ovseg_model.halving import is_out_of_memory, release_memory
+from ovseg_model.halving import is_device_error, is_out_of_memory, release_memory
 from ovseg_model.proposals import (
     GeneratorSpec,
     ImageInput,
@@ -306,7 +306,7 @@ def halving(
     except (UserError, ImportError):
         raise
     except Exception as problem:
-        if "CUDA error" in str(problem):
+        if is_device_error(problem):
             raise  # the process has lost its GPU: every element would fail, wherever the fault lies
         failure = f"{type(problem).__name__}: {problem}"
         out_of_memory = is_out_of_memory(problem)

@@ -19,6 +19,7 @@ from ovseg_model.proposals import (
     MaskProposals,
     ProposalError,
     open_generator,
+    packages_of,
     propose_in_batches,
 )
 from pipelines.checkpoints import Checkpoint, DoneImages, in_order_of, together
@@ -194,7 +195,8 @@ class ProposeMasks:
     def fingerprint(self) -> dict[str, Any]:
         """Version, generator, and what decides which images are read and kept."""
         generator = self.generator.fingerprint() if self.generator else None
-        versions = versions_of("numpy", "pillow", "pycocotools")
+        packages = packages_of(self.generator.name) if self.generator else ()
+        versions = versions_of("numpy", "pillow", "pycocotools", *packages)
         return {
             "version": VERSION,
             "generator": generator,
@@ -216,8 +218,12 @@ class ProposeMasks:
         return self._process(parts, None)
 
     def process_with_checkpoints(self, unit: int, parts: dict[str, pa.Table]) -> StepOutput:
-        """The same, from the last checkpoint on."""
-        return self._process(parts, checkpoint_of(self, unit))
+        """The same, from the last checkpoint on; of the first unit also what the generator measures.
+
+        Not where images are made alone after a death: a measurement must not be what kills.
+        """
+        output = self._process(parts, checkpoint_of(self, unit))
+        return output._replace(measured=self._measured(output.rows)) if unit == 0 else output
 
     def drops_of_all(self, parts: dict[str, pa.Table], reason: str, detail: str) -> list[dict[str, Any]]:
         """A drop for each image of the parts."""
@@ -231,6 +237,15 @@ class ProposeMasks:
         if not self.generator:
             return reuse_masks(images, parts["masks"], excluded)
         return reuse_and_propose(images, parts["masks"], self._open(), self.fetch, checkpoint, excluded)
+
+    def _measured(self, masks: pa.Table) -> dict[str, int] | None:
+        """Of the first image that has masks: the same one, wherever a checkpoint ended."""
+        measure = getattr(self._open(), "measure", None) if self.generator and masks.num_rows else None
+        if not measure:
+            return None
+        [image] = read_images([masks["image_uri"][0].as_py()], self.fetch)
+        with in_models():
+            return measure(image.pixels) or None if isinstance(image, FetchedImage) else None
 
     def _open(self) -> MaskGenerator:
         return open_once(open_generator, self.generator)

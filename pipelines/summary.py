@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ovseg_model.clip import EMBEDDED
+from ovseg_model.proposals.sam import mask_precision_sentence
 from ovseg_model.rank_agreement import agreement_sentence, precision_sentence
 from pipelines.guarded_units import HALVED
 from pipelines.stopwatch import SECONDS
@@ -48,7 +49,8 @@ ROW_CHARS = 200
 def summary(run: RunFolder, manifest: dict[str, Any], examples: list[dict[str, Any]]) -> str:
     """The text at the end of a run; `examples` are rows of PAIRS."""
     lines = [*stage_lines(manifest), "", *table_lines(manifest), "", *work_lines(run.read_json(TIMINGS_FILE))]
-    lines += [*agreement_lines(manifest), *precision_lines(manifest), *halved_lines(manifest)]
+    lines += [*mask_precision_lines(manifest), *agreement_lines(manifest), *precision_lines(manifest)]
+    lines += halved_lines(manifest)
     if examples:
         lines += ["", *example_lines(examples)]
     if manifest["meaningless"]:
@@ -111,6 +113,15 @@ def seconds_lines(stages: dict[str, dict[str, Any]]) -> Iterator[str]:
         others = max(0.0, 1 - models - images - opened)
         shares = f"{seconds / whole:>8.0%}{models:>11.0%}{device:>11.0%}{images:>12.0%}{opened:>9.0%}{others:>7.0%}"
         yield f"{stage:<16}{seconds:>10,.1f}{shares}"
+
+
+def mask_precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
+    """How far SAM in half precision agrees with fp32, where it proposed masks."""
+    facts = manifest["stages"].get("propose_masks")
+    generator = (facts and facts["fingerprint"].get("generator")) or {}
+    precision = generator["options"]["precision"] if generator.get("generator") == "sam" else "fp32"
+    if precision != "fp32":
+        yield mask_precision_sentence(precision, facts["totals"].get("measured", {}))
 
 
 def agreement_lines(manifest: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,10 @@ ROW_PACKAGES = (
     "pycocotools",
     "scikit-image",
     "scipy",
+    "segment-anything",
     "torch",
+    "torchvision",
+    "transformers",
 )
 """Packages whose version may touch a row or a byte."""
 

@@ -13,7 +13,7 @@ from tiny_networks import Rigged
 
 from ovseg_model.class_embeddings import ClassEmbeddings
 from ovseg_model.clip import Clip, load_clip, resolve_clip
-from ovseg_model.halving import Fitting, fitting_rows, halved_batches, is_out_of_memory
+from ovseg_model.halving import Fitting, fitting_rows, halved_batches, is_device_error, is_out_of_memory
 from ovseg_model.one_pass import OnePassEncoder, OnePassOptions
 from ovseg_model.proposals.network_input import InputSize
 from ovseg_model.proposals.query_network import PlainClassifier, QueryNetwork
@@ -62,6 +62,18 @@ def test_where_one_row_does_not_fit_the_error_stands():
     assert tried == [3, 1]
 
 
+def test_a_slower_thread_does_not_raise_what_another_has_lowered():
+    fitting, tried = fitting_rows(8, "rows"), []
+
+    def slow(rows):
+        if not tried:
+            fitting.run(too_many(1, tried))  # another thread's, while this forward is at work
+        return too_many(4, tried)(rows)
+
+    assert fitting.run(slow) == 1
+    assert tried == [8, 4, 2, 1, 8, 1]
+
+
 def test_another_error_is_not_tried_again():
     tried = []
 
@@ -83,18 +95,32 @@ def test_each_thread_counts_its_own():
     assert counts == [0]
 
 
+CUBLAS = "CUDA error: CUBLAS_STATUS_{} when calling `cublasCreate(handle)`"
+
+
 @pytest.mark.parametrize(
-    ("problem", "is_it"),
+    ("problem", "is_memory", "is_device"),
     [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("no room"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("CUDA error: an illegal memory access"), False),
-        (ValueError("mask 3"), False),
+        (MemoryError(), True, False),
+        (torch.OutOfMemoryError("no room"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError(CUBLAS.format("ALLOC_FAILED")), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True, False),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True, False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory", 2), True, False),
+        (torch.AcceleratorError("unspecified launch failure", 719), False, True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError(CUBLAS.format("EXECUTION_FAILED")), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("shape mismatch"), False, False),
+        (ValueError("mask 3"), False, False),
     ],
 )
-def test_what_says_that_memory_ran_out(problem, is_it):
-    assert is_out_of_memory(problem) == is_it
+def test_memory_that_ran_out_and_a_device_that_failed_are_told_apart(problem, is_memory, is_device):
+    assert (is_out_of_memory(problem), is_device_error(problem)) == (is_memory, is_device)
 
 
 # The models.

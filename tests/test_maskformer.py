@@ -10,7 +10,9 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 from tiny_networks import QUERIES, Rigged, write_mask2former, write_maskformer, write_ovseg
 
-from ovseg_model.proposals import network_weights
+from ovseg_model import device_clock
+from ovseg_model.halving import halved_batches
+from ovseg_model.proposals import maskformer, network_weights
 from ovseg_model.proposals.generator import ImageInput, ProposalError, open_generator, resolve_generator
 from ovseg_model.proposals.maskformer import Maskformer, MaskformerOptions, best_in_order
 from ovseg_model.proposals.network_input import InputSize, groups_of_one_size, padded, resized
@@ -118,6 +120,63 @@ def test_images_of_one_padded_size_share_a_forward():
     found = generator.propose(images)
     assert module.batches == [(2, 3, 32, 64), (1, 3, 32, 64), (1, 3, 64, 32)]
     assert [areas_px(each.masks).tolist() for each in found] == [[1280], [1280], [2048], [1920]]
+
+
+@pytest.mark.parametrize("score", ["objectness", "quality"])
+@pytest.mark.parametrize("name", ["maskformer", "ovseg"])
+def test_masks_are_enlarged_a_few_at_a_time_to_the_same_bytes(folders, monkeypatch, name, score):
+    options = {"weights": str(folders[name]), "short_side_px": 32, "score": score}
+    spec = resolve_generator("maskformer", options, "cpu", "")
+    images, enlarged, found = [noise(40, 60, 1), noise(70, 50, 2)], [], []
+    whole = maskformer.image_logits
+
+    def counted(queries, size):
+        enlarged[-1].append(len(queries.mask_logits_Nhw))
+        return whole(queries, size)
+
+    monkeypatch.setattr(maskformer, "image_logits", counted)
+    for pixels in (1 << 22, 3 * 64 * 64, 1):
+        monkeypatch.setitem(maskformer.PIXELS_AT_ONCE, "cpu", pixels)
+        enlarged.append([])
+        found.append(open_generator(spec).propose(images))
+    assert found[0] == found[1] == found[2]
+    assert max(enlarged[0]) > max(enlarged[1]) > max(enlarged[2]) == 1
+    assert sum(enlarged[0]) == sum(enlarged[1]) == sum(enlarged[2])
+
+
+def test_the_devices_clock_runs_for_the_network_and_masks_but_not_for_run_lengths(monkeypatch):
+    generator, module = rigged()
+    seen = []
+    for place, name in ((module, "forward"), (maskformer, "image_logits"), (maskformer, "encode_masks")):
+        whole = getattr(place, name)
+
+        def watched(*arguments, whole=whole, name=name):
+            seen.append((name, getattr(device_clock._now, "is_counting", False)))
+            return whole(*arguments)
+
+        monkeypatch.setattr(place, name, watched)
+    generator.propose([thirds()])
+    assert seen == [("forward", True), ("image_logits", True), ("encode_masks", False)]
+
+
+def test_fewer_masks_are_enlarged_where_memory_runs_out(monkeypatch):
+    generator, _ = rigged()
+    expected, tried = generator.propose([thirds()]), []
+    whole = maskformer.image_logits
+
+    def narrow(queries, size):
+        tried.append(len(queries.mask_logits_Nhw))
+        if tried[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(queries, size)
+
+    monkeypatch.setattr(maskformer, "image_logits", narrow)
+    monkeypatch.setattr(maskformer, "LEAST_PIXELS", 1)
+    before = halved_batches()
+    generator._fitting._size = 3 * 32 * 96
+    assert generator.propose([thirds()]) == expected
+    assert tried == [3, 1, 1, 1]
+    assert halved_batches() - before == 1
 
 
 def test_sizes():

@@ -203,6 +203,15 @@ def test_what_is_no_elements_fault_is_raised():
             halving(fail, ["a", "b"], EmbeddingError)
 
 
+def test_a_cuda_error_that_is_memory_is_halved():
+    def narrow(elements):
+        if len(elements) > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return elements
+
+    assert halving(narrow, ["a", "b"], EmbeddingError) == ["a", "b"]
+
+
 def test_clip_halves_its_forwards_where_they_do_not_fit(drawn, spec, monkeypatch):
     images = drawn_regions(drawn, 2)
     expected = open_scorer(spec).embed_regions([(each.pixels_HW3, each.masks) for each in images])

@@ -218,7 +218,16 @@ def test_image_that_raises_is_dropped_alone():
     assert generator.batches == [["a", "b"], ["a"], ["b"]]
 
 
-@pytest.mark.parametrize("error", [UserError("x"), MemoryError(), type("OutOfMemoryError", (RuntimeError,), {})()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("x"),
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})(),
+        type("AcceleratorError", (RuntimeError,), {})("unspecified launch failure"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+)
 def test_errors_that_are_no_fault_of_an_image_pass_through(error):
     with pytest.raises(type(error)):
         propose_in_batches(ByName(a=error), [image("a")])

@@ -13,8 +13,9 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from skimage.measure import label
 from tiny_sam import CHANNELS, SIDE_PX, drawn_image, tiny_sam, write_tiny_sam
 
+from ovseg_model import device_clock
 from ovseg_model.halving import halved_batches
-from ovseg_model.proposals import sam_everything, sam_weights
+from ovseg_model.proposals import sam, sam_everything, sam_postprocess, sam_weights
 from ovseg_model.proposals.generator import (
     ImageInput,
     MaskProposals,
@@ -23,8 +24,9 @@ from ovseg_model.proposals.generator import (
     propose_in_batches,
     resolve_generator,
 )
+from ovseg_model.proposals.sam import SamOptions, SegmentAnything
 from ovseg_model.proposals.sam_agreement import agreement, prompt_agreement
-from ovseg_model.proposals.sam_everything import Batches, SamModel, masks_in_boxes
+from ovseg_model.proposals.sam_everything import Batches, SamModel, everything, masks_in_boxes
 from ovseg_model.rle import areas_px, encode_masks, iou_matrix
 from schemas.errors import UserError
 
@@ -156,6 +158,14 @@ def test_the_batch_decides_no_mask(checkpoint):
     assert one.masks == other.masks
 
 
+@pytest.mark.parametrize(
+    ("device", "asked", "images"), [("cpu", 0, 1), ("cpu", 3, 3), ("cuda:1", 0, 4), ("cuda:1", 1, 1)]
+)
+def test_a_gpu_takes_four_images_unless_told(device, asked, images):
+    model = types.SimpleNamespace(device=device)
+    assert SegmentAnything(model, SamOptions("none", image_batch=asked)).batch_size == images
+
+
 def test_forwards_are_halved_where_memory_runs_out(checkpoint, monkeypatch, caplog):
     generator = opened(checkpoint, image_batch=4, points_per_batch=6)
     expected = generator.propose([named("landscape")])
@@ -200,6 +210,34 @@ def test_a_bad_image_is_dropped_alone(checkpoint):
     assert found[1].reason == "proposal_failed"
 
 
+def is_clocked():
+    return getattr(device_clock._now, "is_counting", False)
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_the_devices_clock_runs_for_forwards_and_masks_but_not_for_pillow_and_run_lengths(monkeypatch, with_boxes):
+    seen = {}
+
+    def watch(place, name):
+        whole = getattr(place, name)
+
+        def watched(*arguments, **options):
+            seen.setdefault(name, set()).add(is_clocked())
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(place, name, watched)
+
+    model = SamModel(tiny_sam())
+    for place, name in ((model, "_encoder"), (model, "_decode"), (sam_postprocess, "enlarge"), (model.reader, "read")):
+        watch(place, name)
+    watch(sam_postprocess, "encode_masks")
+    if with_boxes:
+        assert masks_in_boxes(model, [IMAGES["landscape"]], [BOXES])[0].masks
+    else:
+        assert everything(model, [IMAGES["landscape"]], SamOptions("none", **OPTIONS))[0].masks
+    assert seen == {"_encoder": {True}, "_decode": {True}, "enlarge": {True}, "read": {False}, "encode_masks": {False}}
+
+
 # Boxes.
 
 BOXES = np.array([[10, 20, 60, 80], [0, 0, 119, 89], [100.5, 3, 110, 40]], np.float32)
@@ -232,6 +270,10 @@ def test_masks_in_boxes_are_the_predictors(choose):
     np.testing.assert_allclose(found.predicted_iou, ious[rows, best], atol=1e-4)
     inner, outer = ((masks[rows, best] > edge).sum((1, 2)) for edge in (0.1, -0.1))
     np.testing.assert_allclose(found.stability, inner / outer, atol=1e-4)
+
+
+def test_no_box_is_no_mask():
+    assert masks_in_boxes(SamModel(tiny_sam()), [IMAGES["tiny"]], [np.zeros((0, 4))]) == [([], [], [])]
 
 
 def write_boxes(path, document):
@@ -306,6 +348,30 @@ def test_prompts_agree_with_themselves_and_nearly_in_half_precision():
     assert 0.95 < found.equal_pixels < 1
     assert 0.8 < found.mean_iou < 1
     assert 0 < found.iou_difference < 0.05
+
+
+def test_a_half_precision_sam_measures_itself_unless_that_fails(checkpoint, monkeypatch, caplog):
+    assert not hasattr(opened(checkpoint), "measure")
+    half, full = opened(checkpoint, precision="bf16"), SamModel(tiny_sam())
+    expected = prompt_agreement(full, half._model, IMAGES["landscape"], points_per_side=4)
+    found = half.measure(IMAGES["landscape"])
+    assert found["mask_precision_images"] == 1
+    assert found["mask_precision_iou_millionths"] == round(1e6 * expected.mean_iou)
+    before = half.propose([named("landscape")])
+
+    def fail(error):
+        def load(weights):
+            raise error
+
+        monkeypatch.setattr(sam, "load_sam", load)
+
+    fail(torch.OutOfMemoryError("CUDA out of memory"))
+    assert half.measure(IMAGES["landscape"]) == {}
+    assert "bf16 is not compared with fp32: OutOfMemoryError: CUDA out of memory" in caplog.messages
+    assert half.propose([named("landscape")]) == before
+    fail(RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        half.measure(IMAGES["landscape"])
 
 
 def test_compiled_parts_are_those_that_run(checkpoint, monkeypatch):
@@ -399,6 +465,35 @@ def test_an_encoder_of_another_kind_comes_by_a_factory(tmp_path, monkeypatch):
         resolved(tmp_path / "mobile.pth", image_encoder="my_encoder:nothing")
     with pytest.raises(UserError, match="has no img_size"):
         resolved(tmp_path / "mobile.pth", image_encoder="my_encoder:number")
+
+
+class CachingPatches(Patches):
+    """Keeps a bias as a plain attribute while it is in eval mode, as LeViT's attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.full((1, CHANNELS, 1, 1), 0.3))
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode and hasattr(self, "ab"):
+            del self.ab
+        else:
+            self.ab = 2 * self.bias
+        return self
+
+    def forward(self, pixels):
+        return torch.cat([super().forward(pixels), self.ab.expand(len(pixels), -1, 1, SIDE_PX // 16)], dim=2)[:, :, 1:]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_what_an_encoder_keeps_of_its_weights_is_cast_with_them(precision, dtype):
+    sam = tiny_sam()
+    sam.image_encoder = CachingPatches().eval()
+    assert sam.image_encoder.ab.dtype == torch.float32
+    model = SamModel(sam, precision=precision)
+    assert model._encoder(torch.zeros(1, 3, SIDE_PX, SIDE_PX)).dtype == dtype
+    assert masks_in_boxes(model, [IMAGES["landscape"]], [BOXES])[0].masks
 
 
 def test_an_encoder_that_does_not_fit_is_one_sentence(checkpoint, monkeypatch):

@@ -35,6 +35,14 @@ def test_points_give_the_logits_and_ious_of_segment_anything(sam, images):
         torch.testing.assert_close(logits.unflatten(0, (images, prompts))[image], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_tokens_of_points_are_segment_anythings_byte_by_byte(sam):
+    points_IP2 = SIDE_PX * torch.rand(2, 33, 2, generator=torch.manual_seed(3), dtype=torch.float64)
+    found = PromptDecoder(sam.prompt_encoder, sam.mask_decoder, torch.float32).point_tokens(points_IP2)
+    labels = torch.ones(66, 1, dtype=torch.int)
+    expected, _ = sam.prompt_encoder((points_IP2.reshape(66, 1, 2), labels), None, None)
+    assert torch.equal(found[:, :, -2:].flatten(0, 1), expected)
+
+
 def test_boxes_give_the_logits_of_segment_anything(sam):
     boxes = torch.tensor([[3.0, 4, 60, 90], [0, 0, 127, 20]])
     decoder = PromptDecoder(sam.prompt_encoder, sam.mask_decoder, torch.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from tiny_sam import SIDE_PX, drawn_image, tiny_sam
 
 from ovseg_model.proposals import sam_encoder
@@ -22,6 +22,22 @@ def test_attention_is_segment_anythings_however_it_is_cut(monkeypatch, queries):
     attention.rel_pos_w.normal_()
     tokens = torch.randn(2, 8, 8, 24)
     torch.testing.assert_close(RelativeAttention(attention)(tokens), attention(tokens))
+
+
+@pytest.mark.parametrize("tokens", [8, 5, 11])
+def test_relative_positions_are_segment_anythings_of_any_size(tokens):
+    table = torch.randn(15, 6, generator=torch.manual_seed(0))
+    places = sam_encoder.places_of(table)
+    assert places[0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    found = sam_encoder.relative_positions(tokens, table, places)
+    assert torch.equal(found, get_rel_pos(tokens, tokens, table))
+
+
+def test_places_are_made_once_and_are_no_weights(monkeypatch):
+    vit = FastViT(tiny_sam().image_encoder, torch.float32)
+    monkeypatch.setattr(sam_encoder, "get_rel_pos", lambda *_: pytest.fail("made again"))
+    vit(torch.zeros(1, 3, SIDE_PX, SIDE_PX))
+    assert not [name for name in vit.state_dict() if "places" in name]
 
 
 def test_the_vit_is_segment_anythings():
@@ -40,7 +56,7 @@ def test_images_are_read_as_the_predictor_reads_them():
     image = drawn_image(90, 200)
     read = SamPredictor(sam).transform.apply_image(image)
     assert read.shape[:2] == reader.size((90, 200)) == (58, 128)
-    batch = reader.batch([image], rows=2)
+    batch = reader.batch([reader.read(image)], rows=2)
     assert torch.equal(batch[0], sam.preprocess(torch.from_numpy(read).permute(2, 0, 1)))
     assert not batch[1].any()
 

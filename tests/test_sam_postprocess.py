@@ -64,6 +64,22 @@ def test_few_or_many_at_once_measure_the_same(monkeypatch, pixels):
     assert post.encode(found.logits_Nhw, FRAME, 32) == post.encode(expected.logits_Nhw, FRAME, 32)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 6])
+def test_masks_are_scored_and_encoded_by_one_enlargement(monkeypatch, at_once):
+    logits, iou = blobs(6)[:, :25], torch.linspace(0.1, 0.9, 6)
+    logits[4] = -9
+    enlarged, whole = [], post.enlarge
+    monkeypatch.setitem(post.PIXELS_AT_ONCE, "cpu", at_once * 96 * 128)
+    monkeypatch.setattr(post, "enlarge", lambda few, *others: enlarged.append(len(few)) or whole(few, *others))
+    found = post.scored(logits, iou, FRAME, 32, 1.0)
+    assert enlarged == [at_once] * (6 // at_once)
+    assert found.masks == post.encode(logits, FRAME, 32)
+    assert found.predicted_iou == iou.tolist()
+    expected = post.stability_of(whole(logits, FRAME, 32), 1.0)
+    torch.testing.assert_close(torch.tensor(found.stability), expected, rtol=0, atol=0, equal_nan=True)
+    assert np.isnan(found.stability[4])
+
+
 def test_masks_of_a_crop_lie_in_the_image():
     frame = Frame(side_px=128, input_size=(128, 128), crop=(10, 20, 42, 52), image_size=(60, 80))
     logits = torch.full((1, 32, 32), -5.0)

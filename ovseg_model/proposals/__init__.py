@@ -11,6 +11,7 @@ from ovseg_model.proposals.generator import (
     Resolution,
     on_device,
     open_generator,
+    packages_of,
     propose_in_batches,
     resolve_generator,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Resolution",
     "on_device",
     "open_generator",
+    "packages_of",
     "propose_in_batches",
     "resolve_generator",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from ovseg_model.halving import is_out_of_memory
+from ovseg_model.halving import is_device_error, is_out_of_memory
 from ovseg_model.proposals.options import OptionValue, closest_of, parse_options
 from ovseg_model.rle import Rle, areas_px, check_rles
 from schemas.errors import UserError
@@ -59,7 +59,10 @@ class MaskGenerator(Protocol):
     """Stored in MASKS.generator."""
     batch_size: int
     """Images a call; the step cuts each unit of images into such batches, after a crash or for a retry into others: an
-    image's outcome must not depend on its neighbours."""
+    image's outcome must not depend on its neighbours.
+
+    Optional: measure(image_HW3) -> counts by name, what else a run should say of this generator; called once, with the
+    first image of the first unit that has masks. They stand in totals.measured of run.json."""
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in the order of the images."""
@@ -100,6 +103,8 @@ class GeneratorKind(NamedTuple):
     options: type
     resolve: Callable[[Any, str, str], Resolution]
     open: Callable[[Any, Mapping[str, str], str], MaskGenerator]
+    packages: tuple[str, ...] = ()
+    """Whose versions may touch a mask, beside those of every generator and those its identity names."""
 
 
 BUILT_IN = {
@@ -119,6 +124,11 @@ def generator_kind(name: str) -> GeneratorKind:
             "a generator of your own is named package.module:factory"
         )
     return importlib.import_module(BUILT_IN[name]).KIND
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """Return the packages that a built-in generator's masks depend on; a generator of the user's names none."""
+    return () if ":" in name else generator_kind(name).packages
 
 
 def resolve_generator(name: str, options: Mapping[str, object], device: str, work_folder: str) -> GeneratorSpec:
@@ -155,8 +165,9 @@ def propose_in_batches(generator: MaskGenerator, images: Sequence[ImageInput]) -
     """Call a generator batch by batch; return one checked outcome an image, in order.
 
     Where a batch raises, its images are tried one by one, and those that still raise become proposal_failed.
-    UserError and out-of-memory errors pass through: they are no fault of an image. Masks are checked to have
-    the image's size and sound run lengths; a mask without a pixel is left out, together with its scores.
+    UserError, out-of-memory errors and errors of the device pass through: they are no fault of an image, and after
+    the last every image would fail. Masks are checked to have the image's size and sound run lengths; a mask without
+    a pixel is left out, together with its scores.
     """
     starts = range(0, len(images), generator.batch_size)
     batches = [images[start : start + generator.batch_size] for start in starts]
@@ -182,7 +193,7 @@ def _propose_or_split(generator: MaskGenerator, batch: Sequence[ImageInput]) -> 
 
 
 def _is_not_the_image(error: Exception) -> bool:
-    return isinstance(error, (UserError, ImportError)) or is_out_of_memory(error)
+    return isinstance(error, (UserError, ImportError)) or is_out_of_memory(error) or is_device_error(error)
 
 
 def _checked(image: ImageInput, outcome: MaskProposals | ProposalError) -> MaskProposals | ProposalError:

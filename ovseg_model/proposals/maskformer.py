@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ovseg_model.device_clock import device_at_work
+from ovseg_model.halving import Fitting
 from ovseg_model.proposals.generator import (
     GeneratorKind,
     ImageInput,
@@ -18,10 +20,10 @@ from ovseg_model.proposals.generator import (
     ProposalError,
     Resolution,
 )
-from ovseg_model.proposals.network_input import InputSize
+from ovseg_model.proposals.network_input import InputSize, padded
 from ovseg_model.proposals.network_weights import OVSEG_TYPE, NetworkWeights, resolve_network
 from ovseg_model.proposals.options import option
-from ovseg_model.rle import encode_masks
+from ovseg_model.rle import Rle, encode_masks
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ VERSION = 1
 
 BATCHES_A_CALL = 4
 """Images that are looked through for equal sizes, in batches: photos are landscape or portrait."""
+
+PIXELS_AT_ONCE = {"cpu": 1 << 22}
+MOST_PIXELS = 1 << 26
+LEAST_PIXELS = 1 << 20
+"""Pixels of enlarged logits held at once, by kind of device: 16 MB, elsewhere 256 MB, where memory runs out 4 MB; but
+one mask whatever its size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +100,8 @@ class Maskformer:
         """Takes an open network, which decides batch and size."""
         self.batch_size = BATCHES_A_CALL * network.batch_size
         self._network, self._options = network, options
+        asked = PIXELS_AT_ONCE.get(network.device.split(":")[0], MOST_PIXELS)
+        self._fitting = Fitting(asked, halved_pixels, "pixels of enlarged masks")
 
     @property
     def gives_probabilities(self) -> bool:
@@ -128,28 +138,62 @@ class Maskformer:
         return self._network.propose_soft(images, class_vectors_KD)
 
     def _masks(self, queries: Queries, size: tuple[int, int]) -> MaskProposals | ProposalError:
+        masks, scores_N = self._fitting.run(lambda pixels: self._large_masks(queries, size, pixels))
+        if not masks:
+            return ProposalError("no_masks", "no query has a mask that is large enough")
+        best = best_in_order(scores_N, self._options.max_masks).tolist()
+        return MaskProposals([masks[at] for at in best], scores_N[best].tolist())
+
+    def _large_masks(self, queries: Queries, size: tuple[int, int], pixels: int) -> tuple[list[Rle], torch.Tensor]:
+        """Masks that are large enough, and their scores (N,); at most so many pixels are enlarged to at once."""
         import torch
 
-        options = self._options
+        at_once = max(1, pixels // max(math.prod(size), math.prod(padded(queries.size))))
+        rles: list[Rle] = []
+        kept = []
         with torch.inference_mode():
-            threshold = math.log(options.mask_threshold / (1 - options.mask_threshold))
-            rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > threshold).nonzero()[:, 0]
-            logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
-            masks_NHW = logits_NHW > threshold
-            least = max(1, options.min_area_fraction * size[0] * size[1])
-            kept_N = (masks_NHW.sum(dim=(1, 2)) >= least).nonzero()[:, 0]
-            scores_N = self._scores(queries.heads_NX[rows_N[kept_N]], logits_NHW[kept_N], masks_NHW[kept_N])
-            best_N = best_in_order(scores_N, options.max_masks)
-        if not len(best_N):
-            return ProposalError("no_masks", "no query has a mask that is large enough")
-        return MaskProposals(encode_masks(masks_NHW[kept_N[best_N]].cpu().numpy()), scores_N[best_N].tolist())
+            rows_N = (queries.mask_logits_Nhw.amax(dim=(1, 2)) > self._threshold).nonzero()[:, 0]
+            for few_N in rows_N.split(at_once):
+                with device_at_work(self._network.device):
+                    masks_NHW, *scores = self._measured(queries, few_N, size)
+                rles += encode_masks(masks_NHW)
+                kept.append(scores)
+            rows, qualities = zip(*kept, strict=True)
+            if self._options.score == "quality":
+                return rles, torch.cat(qualities)
+            # Of all at once: how many rows are multiplied decides how their products are rounded.
+            return rles, self._network.classifier.objectness(queries.heads_NX[torch.cat(rows)])
 
-    def _scores(self, heads_NX: torch.Tensor, logits_NHW: torch.Tensor, masks_NHW: torch.Tensor) -> torch.Tensor:
-        """Float32 (N,), in [0, 1]."""
-        if self._options.score == "objectness":
-            return self._network.classifier.objectness(heads_NX)
-        inside_N = (logits_NHW.sigmoid() * masks_NHW).sum(dim=(1, 2))
-        return inside_N / masks_NHW.sum(dim=(1, 2))
+    def _measured(self, queries: Queries, rows_N: torch.Tensor, size: tuple[int, int]) -> Measured:
+        """The masks of some queries that are large enough."""
+        logits_NHW = image_logits(queries._replace(mask_logits_Nhw=queries.mask_logits_Nhw[rows_N]), size)
+        masks_NHW = logits_NHW > self._threshold
+        areas_N = masks_NHW.sum(dim=(1, 2))
+        kept_N = (areas_N >= max(1, self._options.min_area_fraction * math.prod(size))).nonzero()[:, 0]
+        masks_NHW, quality_N = masks_NHW[kept_N], None
+        if self._options.score == "quality":
+            quality_N = (logits_NHW[kept_N].sigmoid() * masks_NHW).sum(dim=(1, 2)) / areas_N[kept_N]
+        return Measured(masks_NHW.cpu().numpy(), rows_N[kept_N], quality_N)
+
+    @property
+    def _threshold(self) -> float:
+        """Of mask logits."""
+        return math.log(self._options.mask_threshold / (1 - self._options.mask_threshold))
+
+
+class Measured(NamedTuple):
+    """Some queries at the image's size."""
+
+    masks_NHW: np.ndarray
+    rows_N: torch.Tensor
+    """Which queries they are."""
+    quality_N: torch.Tensor | None
+    """Mean probability inside each mask, where that is its score."""
+
+
+def halved_pixels(pixels: int) -> int | None:
+    """Returns half as many, or None for the least."""
+    return pixels // 2 if pixels > LEAST_PIXELS else None
 
 
 def image_logits(queries: Queries, size: tuple[int, int]) -> torch.Tensor:
@@ -194,4 +238,4 @@ def _open(options: MaskformerOptions, places: Mapping[str, str], device: str) ->
     return Maskformer(_network(NetworkWeights(**places), options, device), options)
 
 
-KIND = GeneratorKind(MaskformerOptions, _resolve, _open)
+KIND = GeneratorKind(MaskformerOptions, _resolve, _open, ("torch", "transformers"))

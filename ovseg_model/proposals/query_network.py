@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ovseg_model.clip import first_line, resolve_device
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.halving import fitting_rows
 from ovseg_model.proposals.generator import ImageInput
 from ovseg_model.proposals.network_input import (
@@ -149,10 +150,11 @@ class QueryNetwork:
 
     def _forward(self, images: Sequence[np.ndarray], sizes: Sequence[Size]) -> list[Queries]:
         read = [resize_image(image, size) for image, size in zip(images, sizes, strict=True)]
-        pixels_B3HW = pad_batch(read, padded(sizes[0]), *self._mean_std, self.device)
-        with torch.inference_mode(), autocast(self.device, self._dtype):
-            heads_BNX, masks_BNhw = self._module(pixels_B3HW)
-        rows = zip(masks_BNhw.float(), heads_BNX.float(), sizes, strict=True)
+        with device_at_work(self.device):
+            pixels_B3HW = pad_batch(read, padded(sizes[0]), *self._mean_std, self.device)
+            with torch.inference_mode(), autocast(self.device, self._dtype):
+                heads_BNX, masks_BNhw = self._module(pixels_B3HW)
+            rows = zip(masks_BNhw.float(), heads_BNX.float(), sizes, strict=True)
         return [Queries(*row) for row in rows]
 
     def propose_soft(self, images: Sequence[ImageInput], class_vectors_KD: np.ndarray) -> list[SoftProposals]:
@@ -162,10 +164,11 @@ class QueryNetwork:
         ]
 
     def _soft(self, queries: Queries, class_vectors_KD: np.ndarray) -> SoftProposals:
-        with torch.inference_mode():
+        with torch.inference_mode(), device_at_work(self.device):
             masks_NHW = enlarge(queries.mask_logits_Nhw, queries.size).sigmoid_()
             probability_NK = self.classifier.class_probability(queries.heads_NX, class_vectors_KD)
-        return SoftProposals(masks_NHW.cpu().numpy(), None if probability_NK is None else probability_NK.cpu().numpy())
+            probability = None if probability_NK is None else probability_NK.cpu().numpy()
+            return SoftProposals(masks_NHW.cpu().numpy(), probability)
 
 
 def enlarge(logits_Nhw: torch.Tensor, size: Size) -> torch.Tensor:

@@ -7,10 +7,11 @@ mask for each box that a detector made.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ovseg_model.halving import Fitting
+from ovseg_model.halving import Fitting, is_device_error
 from ovseg_model.proposals.generator import (
     GeneratorKind,
     ImageInput,
@@ -24,11 +25,27 @@ from ovseg_model.proposals.sam_weights import SamWeights, load_sam, resolve_sam
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ovseg_model.proposals.sam_everything import Batches, SamModel
     from ovseg_model.proposals.sam_postprocess import KeptMasks
 
 VERSION = 1
 """Raised whenever the same options begin to give other masks."""
+
+COMPARED = (
+    "mask_precision_images",
+    "mask_precision_equal_millionths",
+    "mask_precision_iou_millionths",
+    "mask_precision_apart_millionths",
+)
+"""Counts of a comparison with fp32: images, and sums over them of what `sam_agreement.PromptAgreement` holds."""
+
+COMPARED_POINTS_PER_SIDE = 4
+MILLIONTHS = 1_000_000
+
+IMAGES_ON_A_GPU = 4
+"""Images, or crops, of one forward where image_batch is 0; more gain little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +77,10 @@ class SamOptions:
     box_multimask: bool = option(True, help="of a box: the best by predicted IoU of three masks, or SAM's single mask")
     precision: str = option("fp32", choices=("fp32", "bf16", "fp16"), help="of encoder and decoder; weights are cast")
     compile: bool = option(False, help="torch.compile encoder and decoder: minutes at first, faster afterwards")
-    image_batch: int = option(1, unit="images", minimum=1, help="images, or crops, a forward; 4 on a GPU")
+    # The identity holds this 0 and the kind of device, so that it stays true of a device that is found out later.
+    image_batch: int = option(
+        0, unit="images", minimum=0, help="images, or crops, a forward; 0 is 1 on a CPU and 4 on a GPU"
+    )
 
 
 class SegmentAnything:
@@ -77,9 +97,9 @@ class SegmentAnything:
         from ovseg_model.proposals.sam_everything import Batches
 
         self._model, self._options, self._boxes = model, options, boxes
-        asked = Batches(options.image_batch, options.points_per_batch)
+        self.batch_size = options.image_batch or (1 if model.device == "cpu" else IMAGES_ON_A_GPU)
+        asked = Batches(self.batch_size, options.points_per_batch)
         self._fitting = Fitting(asked, Batches.halved, "SAM's forwards")
-        self.batch_size = options.image_batch
 
     def propose(self, images: Sequence[ImageInput]) -> list[MaskProposals | ProposalError]:
         """Return one outcome an image, in order; no_masks where none passes, no_annotation where no box is known."""
@@ -111,6 +131,54 @@ class SegmentAnything:
             _proposals(of_image[at], "") if at in of_image else _without_boxes(image, known[at] is not None)
             for at, image in enumerate(images)
         ]
+
+
+class HalfPrecisionSam(SegmentAnything):
+    """A SAM in bf16 or fp16, which can say how far it agrees with fp32."""
+
+    def __init__(
+        self, model: SamModel, options: SamOptions, boxes: BoxTable | None, open_model: Callable[[str], SamModel]
+    ) -> None:
+        """open_model: opens the same SAM in a precision, not compiled."""
+        super().__init__(model, options, boxes)
+        self._open_model = open_model
+
+    def measure(self, image_HW3: np.ndarray) -> dict[str, int]:
+        """Returns counts of how far masks of an image, RGB uint8 (H, W, 3), agree with fp32; they add up over images.
+
+        The fp32 model is held meanwhile. None, and a line in the log, where that does not fit or another thing is
+        wrong: a comparison must not cost a run its masks. Raises only what a broken GPU does.
+        """
+        try:
+            return self._compared(image_HW3)
+        except Exception as problem:
+            if is_device_error(problem):
+                raise
+            why = f"{type(problem).__name__}: {problem}"
+            logging.getLogger(__name__).warning("%s is not compared with fp32: %s", self._options.precision, why)
+        return {}
+
+    def _compared(self, image_HW3: np.ndarray) -> dict[str, int]:
+        from ovseg_model.proposals.sam_agreement import prompt_agreement
+
+        # torch.compile would take minutes for the shapes of this one forward.
+        half = self._open_model(self._options.precision) if self._options.compile else self._model
+        found = prompt_agreement(self._open_model("fp32"), half, image_HW3, COMPARED_POINTS_PER_SIDE)
+        millionths = (round(share * MILLIONTHS) for share in found)
+        return dict(zip(COMPARED, (1, *millionths), strict=True))
+
+
+def mask_precision_sentence(precision: str, counts: Mapping[str, int]) -> str:
+    """Says in words what counts of `HalfPrecisionSam.measure` add up to."""
+    images, *sums = (counts.get(name, 0) for name in COMPARED)
+    if not images:
+        return f"SAM in {precision} was not compared with fp32: no image of the first unit has masks, or it failed"
+    equal, iou, apart = (each / MILLIONTHS / images for each in sums)
+    points = COMPARED_POINTS_PER_SIDE**2
+    return (
+        f"SAM in {precision} beside fp32, {points} points on {images:,} of its images: {equal:.2%} of mask pixels "
+        f"equal, IoU {iou:.4f} in the mean, predicted IoUs {apart:.1e} apart"
+    )
 
 
 def _proposals(kept: KeptMasks, why_none: str) -> MaskProposals | ProposalError:
@@ -151,8 +219,15 @@ def _open(options: SamOptions, places: Mapping[str, str], device: str) -> Segmen
     from ovseg_model.proposals.sam_everything import SamModel
 
     boxes = BoxTable(places["boxes"]) if "boxes" in places else None
-    sam = load_sam(SamWeights(**{name: place for name, place in places.items() if name != "boxes"}))
-    return SegmentAnything(SamModel(sam, resolve_device(device), options.precision, options.compile), options, boxes)
+    weights = SamWeights(**{name: place for name, place in places.items() if name != "boxes"})
+
+    def open_model(precision: str, compiled: bool = False) -> SamModel:
+        return SamModel(load_sam(weights), resolve_device(device), precision, compiled)
+
+    model = open_model(options.precision, options.compile)
+    if options.precision == "fp32":
+        return SegmentAnything(model, options, boxes)
+    return HalfPrecisionSam(model, options, boxes, open_model)
 
 
-KIND = GeneratorKind(SamOptions, _resolve, _open)
+KIND = GeneratorKind(SamOptions, _resolve, _open, ("scipy", "segment-anything", "torch", "torchvision"))

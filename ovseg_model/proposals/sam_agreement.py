@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.proposals.generator import MaskProposals, ProposalError
 from ovseg_model.proposals.sam_everything import THREE, SamModel, whole
 from ovseg_model.proposals.sam_points import grids, points_in
@@ -110,9 +111,10 @@ def _all_masks(model: SamModel, image_HW3: np.ndarray, points_per_side: int) -> 
     masks, ious = [], []
     with torch.inference_mode():
         side = model.embed([image_HW3], rows=1)
-        for few_P2 in torch.from_numpy(points_P2).to(model.device).split(model.decoder.prompts_a_forward(16)):
-            decoded = model.decode(side, model.decoder.point_tokens(few_P2[None]))
-            rows = torch.arange(len(few_P2), device=model.device)
-            masks.append(model.mask_logits(decoded, rows, THREE, frame).flatten(0, 1).cpu() > MASK_THRESHOLD)
-            ious.append(decoded.iou_IPM[0, :, THREE].flatten().cpu())
+        with device_at_work(model.device):
+            for few_P2 in torch.from_numpy(points_P2).to(model.device).split(model.decoder.prompts_a_forward(16)):
+                decoded = model.decode(side, model.decoder.point_tokens(few_P2[None]))
+                rows = torch.arange(len(few_P2), device=model.device)
+                masks.append(model.mask_logits(decoded, rows, THREE, frame).flatten(0, 1).cpu() > MASK_THRESHOLD)
+                ious.append(decoded.iou_IPM[0, :, THREE].flatten().cpu())
     return torch.cat(masks), torch.cat(ious)

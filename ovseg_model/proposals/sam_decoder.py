@@ -29,6 +29,9 @@ ENLARGED = 4
 ROWS_IN_CACHE = {torch.float32: 2}
 """Prompts a forward on a CPU, other number formats 4: about 8 MB of image tokens. 8 and more take 1.5 times as long."""
 
+FOREGROUND = 1
+"""The label of a point on what is wanted."""
+
 SLAB = 8
 """Rows of tokens enlarged at once on a CPU, for the same reason: all 64 take 1.3 times as long."""
 
@@ -76,9 +79,12 @@ class PromptDecoder:
 
     def point_tokens(self, points_IP2: Tensor) -> Tensor:
         """Returns tokens of single foreground points (x, y), in pixels of the encoder's input, (I, P, T, C)."""
-        points_B12 = points_IP2.reshape(-1, 1, 2)
-        labels_B1 = torch.ones(points_B12.shape[:2], dtype=torch.int, device=points_B12.device)
-        return self._tokens(self._prompts((points_B12, labels_B1), None, None)[0], points_IP2.shape[:2])
+        # As segment-anything's prompt encoder has it for a point and its padding, where no label has to be looked at.
+        points_B12 = points_IP2.reshape(-1, 1, 2) + 0.5
+        found_B1C = self._prompts.pe_layer.forward_with_coords(points_B12, self._prompts.input_image_size)
+        found_B1C = found_B1C + self._prompts.point_embeddings[FOREGROUND].weight
+        padding_B1C = self._prompts.not_a_point_embed.weight.expand(len(points_B12), 1, -1)
+        return self._tokens(torch.cat([found_B1C, padding_B1C], dim=1), points_IP2.shape[:2])
 
     def box_tokens(self, boxes_IP4: Tensor) -> Tensor:
         """Returns tokens of boxes (x0, y0, x1, y1), in pixels of the encoder's input, (I, P, T, C)."""

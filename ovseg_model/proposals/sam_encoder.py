@@ -68,6 +68,8 @@ class RelativeAttention(nn.Module):
         self.num_heads, self.scale = attention.num_heads, attention.scale
         self.qkv, self.proj = attention.qkv, attention.proj
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+        for name, table_Ld in (("places_h", self.rel_pos_h), ("places_w", self.rel_pos_w)):
+            self.register_buffer(name, places_of(table_Ld), persistent=False)
 
     def forward(self, tokens_BHWC: Tensor) -> Tensor:
         """Returns tokens of the same shape."""
@@ -82,11 +84,25 @@ class RelativeAttention(nn.Module):
     def _positions(self, queries_BhQd: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Returns what relative rows and columns add to scores, (B, h, Q, H, 1) and (B, h, Q, 1, W)."""
         queries_BhHWd = queries_BhQd.unflatten(2, (height, width))
-        rows_HKd = get_rel_pos(height, height, self.rel_pos_h)
-        columns_WKd = get_rel_pos(width, width, self.rel_pos_w)
+        rows_HKd = relative_positions(height, self.rel_pos_h, self.places_h)
+        columns_WKd = relative_positions(width, self.rel_pos_w, self.places_w)
         rows = torch.einsum("bnhwd,hkd->bnhwk", queries_BhHWd, rows_HKd).flatten(2, 3)
         columns = torch.einsum("bnhwd,wkd->bnhwk", queries_BhHWd, columns_WKd).flatten(2, 3)
         return rows[..., None], columns[..., None, :]
+
+
+def places_of(table_Ld: Tensor) -> Tensor:
+    """Returns where a table of relative positions has those of each query and key, int64 (Q, K), on its device."""
+    at_Q = torch.arange((len(table_Ld) + 1) // 2, device=table_Ld.device)
+    return at_Q[:, None] - at_Q + at_Q[-1]
+
+
+def relative_positions(tokens: int, table_Ld: Tensor, places_QK: Tensor) -> Tensor:
+    """Returns what segment-anything's `get_rel_pos` does, (Q, K, d), by places that lie on the device.
+
+    It makes the places on the CPU in each block of each forward; it does so here only for a table of another size.
+    """
+    return table_Ld[places_QK] if tokens == len(places_QK) else get_rel_pos(tokens, tokens, table_Ld)
 
 
 def is_large_on_cpu(queries_BhQd: Tensor) -> bool:
@@ -140,10 +156,14 @@ class ImageReader:
         """Returns boxes (x0, y0, x1, y1) of an image's frame in the frame it is read in, float64 (P, 4)."""
         return self._resize.apply_boxes(boxes_P4, size)
 
-    def batch(self, images: Sequence[np.ndarray], rows: int) -> Tensor:
-        """Returns images, RGB uint8 (H, W, 3), as float32 (rows, 3, S, S); rows without an image are zero."""
+    def read(self, image_HW3: np.ndarray) -> np.ndarray:
+        """Returns an image, RGB uint8 (H, W, 3), at the size it is read at, by Pillow."""
+        return self._resize.apply_image(image_HW3)
+
+    def batch(self, read: Sequence[np.ndarray], rows: int) -> Tensor:
+        """Returns images that were read as float32 (rows, 3, S, S); rows without an image are zero."""
         batch_B3SS = torch.zeros((rows, 3, self.side_px, self.side_px), device=self._mean.device)
-        for row_3SS, image_HW3 in zip(batch_B3SS, images, strict=False):
-            pixels_3HW = torch.from_numpy(self._resize.apply_image(image_HW3)).to(self._mean.device).permute(2, 0, 1)
+        for row_3SS, read_HW3 in zip(batch_B3SS, read, strict=False):
+            pixels_3HW = torch.from_numpy(read_HW3).to(self._mean.device).permute(2, 0, 1)
             row_3SS[:, : pixels_3HW.shape[1], : pixels_3HW.shape[2]] = (pixels_3HW - self._mean) / self._std
         return batch_B3SS

@@ -16,6 +16,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.proposals import sam_postprocess as post
 from ovseg_model.proposals.sam_decoder import ENLARGED, Decoded, ImageSide, PromptDecoder
 from ovseg_model.proposals.sam_encoder import FastViT, ImageReader
@@ -89,7 +90,9 @@ class SamModel:
 
     def embed(self, crops: Sequence[np.ndarray], rows: int) -> ImageSide:
         """Returns what all prompts of crops share; crops RGB uint8 (H, W, 3), filled up to `rows`."""
-        return self.decoder.image_side(self._encoder(self.reader.batch(crops, rows)).float())
+        read = [self.reader.read(crop) for crop in crops]
+        with device_at_work(self.device):
+            return self.decoder.image_side(self._encoder(self.reader.batch(read, rows)).float())
 
     def decode(self, side: ImageSide, tokens_IPTC: Tensor) -> Decoded:
         """Returns what prompts are decoded to."""
@@ -112,7 +115,8 @@ class InDtype(torch.nn.Module):
     def __init__(self, encoder: torch.nn.Module, dtype: torch.dtype) -> None:
         """Takes the encoder over."""
         super().__init__()
-        self._encoder, self._dtype = encoder.to(dtype), dtype
+        # What an encoder derives from its weights when set to eval, as LeViT its biases, is derived of the cast ones.
+        self._encoder, self._dtype = encoder.to(dtype).train().eval(), dtype
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Returns embeddings (B, C, H, W)."""
@@ -141,7 +145,7 @@ def everything(
                 frames = [model.frame(crop, images[image].shape[:2]) for image, crop in few]
                 masks = masks_at_points(model, views, frames, grid_P2, options, batches)
                 for (image, _), frame, candidates in zip(few, frames, masks, strict=True):
-                    found[image].append((frame, post.distinct(candidates, options)))
+                    found[image].append((frame, candidates))
         return [post.finish(of_image, model.cells, options) for of_image in found]
 
 
@@ -153,17 +157,18 @@ def masks_at_points(
     options: post.FilterOptions,
     batches: Batches,
 ) -> list[Candidates]:
-    """Returns the masks of a grid of points on each of at most `batches.images` crops that pass every threshold."""
+    """Returns the distinct masks of a grid of points on each of at most `batches.images` crops that pass."""
     side = model.embed(views, batches.images)
     points_IP2 = torch.zeros((batches.images, *grid_P2.shape), dtype=torch.float64)
     for row, frame in zip(points_IP2, frames, strict=False):
         row.copy_(torch.from_numpy(model.reader.points(points_in(grid_P2, frame.size), frame.size)))
     parts: list[list[Candidates]] = [[] for _ in frames]
-    for few_IP2 in points_IP2.to(model.device).split(prompts_a_crop(model, batches), dim=1):
-        decoded = model.decode(side, model.decoder.point_tokens(few_IP2))
-        for at, frame in enumerate(frames):
-            parts[at].append(candidates_of(model, decoded, at, frame, options))
-    return [post.joined(of_crop) for of_crop in parts]
+    with device_at_work(model.device):
+        for few_IP2 in points_IP2.to(model.device).split(prompts_a_crop(model, batches), dim=1):
+            decoded = model.decode(side, model.decoder.point_tokens(few_IP2))
+            for at, frame in enumerate(frames):
+                parts[at].append(candidates_of(model, decoded, at, frame, options))
+        return [post.distinct(post.joined(of_crop), options) for of_crop in parts]
 
 
 def prompts_a_crop(model: SamModel, batches: Batches) -> int:
@@ -178,9 +183,9 @@ def candidates_of(model: SamModel, decoded: Decoded, at: int, frame: Frame, opti
     prompts_R = passes_PM.any(dim=1).nonzero()[:, 0]
     if not len(prompts_R):
         return no_candidates(model, frame)
+    rows_N, masks_N = passes_PM[prompts_R].nonzero().unbind(1)  # a GPU is waited for here, and not for each column
     logits_RMhw = model.mask_logits(decoded, prompts_R + at * len(iou_PM), THREE, frame)
-    passes_RM = passes_PM[prompts_R]
-    return post.measure(logits_RMhw[passes_RM], iou_PM[prompts_R][passes_RM], frame, model.cells, options)
+    return post.measure(logits_RMhw[rows_N, masks_N], iou_PM[prompts_R[rows_N], masks_N], frame, model.cells, options)
 
 
 def no_candidates(model: SamModel, frame: Frame) -> Candidates:
@@ -214,8 +219,9 @@ def masks_in_boxes(
             for at, image in enumerate(few):
                 own = ImageSide(*(column[at : at + 1] for column in side))
                 frame = model.frame(whole(images[image]), images[image].shape[:2])
-                parts = _in_boxes(model, own, frame, boxes[image], choose, batches.points)
-                found.append(_scored(list(parts), frame, model.cells, stability_offset))
+                with device_at_work(model.device):
+                    parts = list(_in_boxes(model, own, frame, boxes[image], choose, batches.points))
+                found.append(_scored(parts, frame, model.cells, stability_offset))
     return found
 
 
@@ -239,14 +245,10 @@ def _in_boxes(
 
 
 def _scored(parts: Sequence[tuple[Tensor, Tensor]], frame: Frame, cells: int, stability_offset: float) -> KeptMasks:
-    masks = [rle for logits_Phw, _ in parts for rle in post.encode(logits_Phw, frame, cells)]
-    stability = [
-        score
-        for logits_Phw, _ in parts
-        for few_Phw in logits_Phw.split(1)
-        for score in post.stability_of(post.enlarge(few_Phw, frame, cells), stability_offset).tolist()
-    ]
-    return KeptMasks(masks, [score for _, iou_P in parts for score in iou_P.tolist()], stability)
+    if not parts:
+        return KeptMasks([], [], [])
+    logits_Phw, iou_P = (torch.cat(column) for column in zip(*parts, strict=True))
+    return post.scored(logits_Phw, iou_P, frame, cells, stability_offset)
 
 
 def in_parts(items: Part, size: int) -> Iterator[Part]:

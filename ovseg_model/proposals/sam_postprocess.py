@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.ops import nms
 
+from ovseg_model.device_clock import device_at_work
 from ovseg_model.proposals.sam_points import Box
 from ovseg_model.rle import Rle, decode_masks, encode_masks
 
@@ -152,9 +153,10 @@ def _measure_few(
     if not frame.is_whole:
         height, width = frame.image_size
         kept_N &= ~is_box_near_crop_edge(boxes_N4, list(frame.crop), [0, 0, width, height])
-    x0, y0, _, _ = frame.crop
-    boxes_N4 += torch.tensor([x0, y0, x0, y0], device=boxes_N4.device)
-    return Candidates(few_Nhw, iou_N, stability_N, boxes_N4).take(kept_N)
+        x0, y0, _, _ = frame.crop
+        boxes_N4 += torch.tensor([x0, y0, x0, y0], device=boxes_N4.device)
+    # Positions, since a GPU is waited for with each column that is taken by bool.
+    return Candidates(few_Nhw, iou_N, stability_N, boxes_N4).take(kept_N.nonzero()[:, 0])
 
 
 def stability_of(logits_NHW: Tensor, offset: float) -> Tensor:
@@ -230,14 +232,34 @@ def encode_chosen(crops: Sequence[tuple[Frame, Candidates]], order: Sequence[int
 
 def encode(logits_Nhw: Tensor, frame: Frame, cells: int) -> list[Rle]:
     """Returns the masks of a crop as RLEs in the image's frame."""
-    x0, y0, x1, y1 = frame.crop
-    height, width = frame.image_size
     rles: list[Rle] = []
     for few_Nhw, _ in _few_at_once(logits_Nhw, logits_Nhw[:, 0, 0], frame):
-        masks_NHW = pad(enlarge(few_Nhw, frame, cells) > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
-        # COCO's runs go down columns: turned on the device, and not once more on the way into C.
-        rles += encode_masks(masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1))
+        with device_at_work(str(few_Nhw.device)):
+            masks_NHW = in_image(enlarge(few_Nhw, frame, cells), frame)
+        rles += encode_masks(masks_NHW)
     return rles
+
+
+def scored(logits_Nhw: Tensor, iou_N: Tensor, frame: Frame, cells: int, offset: float) -> KeptMasks:
+    """Returns all masks of a crop with their stability, by one enlargement; logits_Nhw: as in `enlarge`."""
+    masks: list[Rle] = []
+    stability = []
+    for few_Nhw, _ in _few_at_once(logits_Nhw, iou_N, frame):
+        with device_at_work(str(few_Nhw.device)):
+            logits_NHW = enlarge(few_Nhw, frame, cells)
+            stability.append(stability_of(logits_NHW, offset))
+            masks_NHW = in_image(logits_NHW, frame)
+        masks += encode_masks(masks_NHW)
+    return KeptMasks(masks, *torch.stack([iou_N, torch.cat(stability)]).tolist())
+
+
+def in_image(logits_NHW: Tensor, frame: Frame) -> np.ndarray:
+    """Returns masks in the image's frame, bool (N, H, W), of their logits at the crop's size."""
+    x0, y0, x1, y1 = frame.crop
+    height, width = frame.image_size
+    masks_NHW = pad(logits_NHW > MASK_THRESHOLD, (x0, width - x1, y0, height - y1))
+    # COCO's runs go down columns: turned on the device, and not once more on the way into C.
+    return masks_NHW.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1)
 
 
 # Small regions.
