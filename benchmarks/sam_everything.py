@@ -27,13 +27,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import platform
 import statistics
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +41,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.amg import coco_encode_rle
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from benchmarks.pages import write_page
 from benchmarks.results import note
 from benchmarks.segmenter import draw_image
 from benchmarks.timing import Times, require, time_in_turns
@@ -58,6 +56,7 @@ from ovseg_model.rle import iou_matrix
 
 HEIGHT, WIDTH = 480, 640
 POINTS_PER_SIDE = 8
+PACKAGES = ("numpy", "torch", "torchvision", "segment-anything", "pycocotools")
 PASS_RATE = 0.26
 POINTS_PER_BATCH = 64
 EVERYTHING_BAR, POST_BAR = 1.4, 2.5
@@ -411,22 +410,6 @@ def measure_post(case: PostCase, repeats: int) -> tuple[str, float]:
     return "\n".join(lines), usual.cpu_median / times["ours"].cpu_median
 
 
-def page(sections: Sequence[str], arguments: argparse.Namespace) -> str:
-    """The Markdown page."""
-    names = ("numpy", "torch", "torchvision", "segment-anything", "pycocotools")
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    place = (
-        f"Measured on {platform.machine()} with Python {platform.python_version()}, {libraries}, "
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} processors{', --quick' if arguments.quick else ''}. "
-        f"Load average {os.getloadavg()[0]:.1f} at the end: cores were shared with other programs where it is above "
-        "the threads."
-    )
-    return (
-        "\n\n".join([f"# Speed of SAM's everything-mode\n\n{__doc__}".rstrip(), textwrap.fill(place, LINE), *sections])
-        + "\n"
-    )
-
-
 def main() -> None:
     """Checks, times, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -450,7 +433,8 @@ def main() -> None:
         report(section, ratio, POST_BAR, sections, failures)
     require(not failures, "; ".join(failures))
     if arguments.output:
-        arguments.output.write_text(page(sections, arguments))
+        title, threads = "Speed of SAM's everything-mode", torch.get_num_threads()
+        write_page(arguments.output, title, __doc__, sections, PACKAGES, threads)
 
 
 def report(section: str, ratio: float, bar: float, sections: list[str], failures: list[str]) -> None:

@@ -36,6 +36,7 @@ class ColourScorerSpec:
     """Colours that score; they need no weights."""
 
     weights = SimpleNamespace(path="", architecture="")
+    uses_one_pass, precision = False, "fp32"
 
     def fingerprint(self):
         return {"scorer": "colour"}
