@@ -560,12 +560,16 @@ class MatchRegions:
         tables = parts["nouns"], parts["masks"], parts["captions"]
         negatives = unit_negatives(self.negatives, lambda: self.run.read_part(part_name("nouns", unit)))
         ways = self._sampled(unit), opened(self.excluded), opened_safety(self.safety), negatives
-        open_fp32 = None if self.scorer.precision == "fp32" else lambda: open_scorer(self.scorer.in_fp32())
+        open_fp32 = (lambda: open_scorer(self.scorer.in_fp32())) if self._compares_precision else None
         return match_regions(*tables, scorer, self.options, self.fetch, *ways, open_fp32)
+
+    @property
+    def _compares_precision(self) -> bool:
+        return self.options.compare_precision and self.scorer.precision != "fp32"
 
     def _sampled(self, unit: int) -> Callable[[str], bool]:
         """On which images of a unit the scorer is compared with another, if there is a reason to."""
-        if not self.scorer.uses_one_pass and self.scorer.precision == "fp32":
+        if not self.scorer.uses_one_pass and not self._compares_precision:
             return never
 
         def comparable() -> Collection[str]:

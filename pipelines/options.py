@@ -97,6 +97,9 @@ class MatchOptions:
     )
     templates: str = option("vild", "prompt templates: vild (OVSeg's 14), photo, or a sentence with {}")
     precision: str = option("fp32", "CLIP's number format", choices=("fp32", "bf16", "fp16"))
+    compare_precision: bool = option(
+        True, "measure on a sample of images how far bf16 or fp16 agrees with fp32; opens the CLIP once more"
+    )
     region_batch: int = option(
         0, "masked regions a CLIP forward, to which fewer are padded; 0: 32 on a CPU, 256 on a GPU"
     )

@@ -374,7 +374,7 @@ def plan_pairs(run: RunFolder, options: MineOptions) -> Planned:
         noun_folder(run, options.run.noun_cache),
     )
     if scorer.uses_one_pass:
-        one_pass_notices(scorer)
+        one_pass_notices(scorer)  # for its refusal; what it says is said with the other notices
     excluded, safety = resolve_exclusions(options.exclude), resolve_safety(chosen.safety)
     step = MatchRegions(run, scorer, chosen, options.fetch, excluded, safety, resolve_negatives(chosen.hard_negatives))
     file = {"name": weights.name, "sha256": weights.sha256, "bytes": weights.size_bytes}

@@ -135,7 +135,7 @@ def precision_lines(manifest: dict[str, Any]) -> Iterator[str]:
     """How far CLIP in fewer bits agrees with itself in fp32, where fewer were asked for."""
     facts = manifest["stages"].get("match_regions", {"fingerprint": {}})
     precision = facts["fingerprint"].get("scorer", {}).get("precision", "fp32")
-    if precision != "fp32":
+    if precision != "fp32" and facts["options"].get("compare_precision", True):
         yield precision_sentence(facts["totals"].get("measured", {}), precision)
 
 

@@ -324,7 +324,7 @@ def test_of_two_scorers_the_one_that_sorts_first_stays(mill, first, monkeypatch,
         name = "hue"
 
     @dataclasses.dataclass(frozen=True)
-    class HueSpec:
+    class HueSpec(fake_mine.ColourScorerSpec):
         def fingerprint(self):
             return {"scorer": "hue"}
 

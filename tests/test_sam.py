@@ -350,6 +350,12 @@ def test_prompts_agree_with_themselves_and_nearly_in_half_precision():
     assert 0 < found.iou_difference < 0.05
 
 
+def test_a_half_precision_sam_that_is_not_to_be_compared_measures_nothing(checkpoint):
+    assert not hasattr(opened(checkpoint, precision="bf16", compare_precision=False), "measure")
+    ones, others = (resolved(checkpoint, precision="bf16", compare_precision=each) for each in (True, False))
+    assert ones.fingerprint() == others.fingerprint()
+
+
 def test_a_half_precision_sam_measures_itself_unless_that_fails(checkpoint, monkeypatch, caplog):
     assert not hasattr(opened(checkpoint), "measure")
     half, full = opened(checkpoint, precision="bf16"), SamModel(tiny_sam())

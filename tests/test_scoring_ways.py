@@ -253,6 +253,15 @@ def test_a_whole_run_of_few_images_and_fewer_bits_says_what_both_change(drawn, t
     assert "is every block" not in warned  # the CLIP of drawn scenes gains by all
 
 
+def test_fewer_bits_are_not_compared_where_that_is_not_wanted(drawn, tmp_path, capsys):
+    inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
+    made_by = ["--masks", "felzenszwalb", "--torch-threads", "1", "--runner", "plain", "--images-per-unit", "2"]
+    ways = ["--precision", "bf16", "--no-compare-precision"]
+    assert main(["mine", *inputs, *made_by, *ways, "--output", str(tmp_path / "run")]) == 0
+    assert not manifest_of(tmp_path / "run")["stages"]["match_regions"]["totals"].get("measured")
+    assert "beside fp32" not in capsys.readouterr().out
+
+
 def test_every_block_is_warned_of_before_work_starts(drawn, weights, tmp_path):
     inputs = ["--captions", str(drawn / "captions.json"), "--images", str(drawn / "images"), "--nouns", "lexicon"]
     for layers, way, warned in (("2", ["--prefilter", "3"], 1), ("1", ["--prefilter", "3"], 0), ("2", [], 0)):

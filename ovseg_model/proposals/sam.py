@@ -76,6 +76,7 @@ class SamOptions:
     box_score_thresh: float = option(0.0, help="boxes of a lower score get no mask")
     box_multimask: bool = option(True, help="of a box: the best by predicted IoU of three masks, or SAM's single mask")
     precision: str = option("fp32", choices=("fp32", "bf16", "fp16"), help="of encoder and decoder; weights are cast")
+    compare_precision: bool = option(True, help="half precision is compared with fp32 on an image of a run")
     compile: bool = option(False, help="torch.compile encoder and decoder: minutes at first, faster afterwards")
     # The identity holds this 0 and the kind of device, so that it stays true of a device that is found out later.
     image_batch: int = option(
@@ -172,7 +173,7 @@ def mask_precision_sentence(precision: str, counts: Mapping[str, int]) -> str:
     """Says in words what counts of `HalfPrecisionSam.measure` add up to."""
     images, *sums = (counts.get(name, 0) for name in COMPARED)
     if not images:
-        return f"SAM in {precision} was not compared with fp32: no image of the first unit has masks, or it failed"
+        return f"SAM in {precision} was not compared with fp32: no image has masks, it failed, or was not wanted"
     equal, iou, apart = (each / MILLIONTHS / images for each in sums)
     points = COMPARED_POINTS_PER_SIDE**2
     return (
@@ -205,7 +206,7 @@ def _resolve(options: SamOptions, device: str, work_folder: str) -> Resolution:
         )
     kind = resolve_device(device).split(":")[0]
     weights = resolve_sam(options.checkpoint, options.model_type, options.image_encoder)
-    not_ours = ("checkpoint", "model_type", "boxes")
+    not_ours = ("checkpoint", "model_type", "boxes", "compare_precision")
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in not_ours}
     identity = {"version": VERSION, **weights.fingerprint(), "options": values, "device": kind}
     places = dataclasses.asdict(weights)
@@ -225,7 +226,7 @@ def _open(options: SamOptions, places: Mapping[str, str], device: str) -> Segmen
         return SamModel(load_sam(weights), resolve_device(device), precision, compiled)
 
     model = open_model(options.precision, options.compile)
-    if options.precision == "fp32":
+    if options.precision == "fp32" or not options.compare_precision:
         return SegmentAnything(model, options, boxes)
     return HalfPrecisionSam(model, options, boxes, open_model)
 
