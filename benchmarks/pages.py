@@ -23,7 +23,8 @@ def write_page(
 def place(packages: Sequence[str], threads: int = 0) -> str:
     """Where something was measured: processor, versions of packages, threads of torch (0: it has no part), and load."""
     libraries = "".join(f", {name} {metadata.version(name)}" for name in packages)
-    cores = f"{threads} threads on {os.cpu_count()} processors" if threads else f"{os.cpu_count()} processors"
+    words = f"{threads} thread{'s' * (threads != 1)} on " if threads else ""
+    cores = f"{words}{os.cpu_count()} processors"
     load = f"load average {os.getloadavg()[0]:.1f} at the end, other programs included"
     return f"Measured on {processor_name()} with Python {platform.python_version()}{libraries}, on {cores}; {load}."
 
