@@ -1,5 +1,6 @@
 """Seconds that a device is at work, counted once each, a thread for itself."""
 
+import contextlib
 import threading
 import time
 
@@ -81,3 +82,17 @@ def test_on_cuda_events_are_waited_for_only_when_asked(monkeypatch):
     assert (FakeEvent.waited, used) == (0, ["cuda:1"] * 3)
     assert round(seconds_at_work() - before, 6) == 0.75
     assert FakeEvent.waited == 3
+
+
+def test_events_that_nobody_asks_for_do_not_pile_up(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(device_clock, "MOST_EVENTS", 4)
+    before = seconds_at_work()
+    for _ in range(10):
+        with device_at_work("cuda"):
+            pass
+    assert len(device_clock._now.events) == 2
+    assert round(seconds_at_work() - before, 6) == 2.5

@@ -1,6 +1,6 @@
 """`--format datasets`: PAIRS as Parquet files that `datasets.load_dataset(FOLDER)` opens.
 
-The card (`card`) says that crops are images. The columns are PAIRS' own, and so is the footer: `ovseg finetune
+The card (card.py) says that crops are images. The columns are PAIRS' own, and so is the footer: `ovseg finetune
 --pairs FOLDER/data` reads the files too.
 """
 
