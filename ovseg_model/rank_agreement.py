@@ -85,7 +85,7 @@ def precision_sentence(counts: Mapping[str, int], precision: str) -> str:
     """Says in words what counts of `precision_agreement` add up to; precision: the number format that was asked for."""
     masks = counts.get("precision_masks", 0)
     if not masks:
-        return f"{precision} and fp32 were not compared: {EMPTY_SAMPLE}"
+        return f"{precision} and fp32 were not compared: {EMPTY_SAMPLE}, or there was no memory for both"
     nouns, mean = counts["precision_nouns"], counts["precision_cosine_millionths"] / MILLIONTHS / masks
     return (
         f"{precision} beside fp32, {nouns:,} nouns and {masks:,} masks of {counts['precision_images']:,} images: same "

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ovseg_model import rle
+from ovseg_model.halving import is_out_of_memory
 from ovseg_model.images import FetchedImage, FetchOptions, ImageError, read_images
 from ovseg_model.rank_agreement import best_masks, precision_agreement, rank_agreement
 from ovseg_model.region_encoder import GROUPED_FORWARDS
@@ -388,16 +389,30 @@ class Precision:
     def compare(
         self, image: ImageNouns, pixels_HW3: np.ndarray, regions_MD: np.ndarray, cosines_NM: np.ndarray
     ) -> None:
-        """Compares an image's vectors and cosines, if it is sampled and has two masks or more."""
+        """Compares an image's vectors and cosines, if it is sampled and has two masks or more.
+
+        Where there is no memory for both models nothing is compared, which the summary says: no pair is lost by it.
+        """
         if not self.open_fp32 or len(regions_MD) < 2 or not self.sampled(image.image_id):
             return
+        try:
+            counts = self._counts(image, pixels_HW3, regions_MD, cosines_NM)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            self.open_fp32 = None
+        else:
+            self.measured = sum_counts([self.measured, counts])
+
+    def _counts(
+        self, image: ImageNouns, pixels_HW3: np.ndarray, regions_MD: np.ndarray, cosines_NM: np.ndarray
+    ) -> dict[str, int]:
         exact, names = self._exact, [noun["noun"] for noun in image.nouns]
         with in_models():
             (exact_MD,) = exact.embed_regions(masks_of_images([(image, pixels_HW3)]))
             vectors_of_nouns = dict(zip(names, exact.embed_nouns(names), strict=True))
         exact_NM = cosines_of(image, vectors_of_nouns, exact_MD)
-        counts = precision_agreement(regions_MD, exact_MD, cosines_NM, exact_NM)
-        self.measured = sum_counts([self.measured, counts])
+        return precision_agreement(regions_MD, exact_MD, cosines_NM, exact_NM)
 
 
 @dataclass

@@ -12,6 +12,8 @@ from ovseg_model import rle
 from ovseg_model.images import FetchOptions
 from pipelines import match_regions as module
 from pipelines.match_regions import (
+    ImageNouns,
+    Precision,
     cosine_table,
     crop_png,
     groups_of_regions,
@@ -225,3 +227,27 @@ def test_crops_are_stored_when_asked_for(corpus):
 
 def test_more_regions_are_gathered_for_larger_forwards():
     assert [regions_per_group(region_batch) for region_batch in (0, 4, 32, 256)] == [256, 256, 1024, 8192]
+
+
+def test_no_memory_for_fp32_costs_the_comparison_and_nothing_else():
+    asked = []
+
+    def open_fp32():
+        asked.append("fp32")
+        raise RuntimeError("CUDA out of memory")
+
+    precision = Precision(open_fp32, lambda image_id: True)
+    for _ in range(2):
+        precision.compare(ImageNouns("1", [], []), np.zeros((2, 2, 3), np.uint8), np.eye(2), np.eye(2))
+    assert (asked, precision.measured) == (["fp32"], {})
+    with pytest.raises(ValueError, match="another"):
+        Precision(raiser(ValueError("another")), lambda image_id: True).compare(
+            ImageNouns("1", [], []), np.zeros((2, 2, 3), np.uint8), np.eye(2), np.eye(2)
+        )
+
+
+def raiser(error):
+    def call():
+        raise error
+
+    return call
